@@ -1,0 +1,5 @@
+"""python -m rsseg."""
+
+from rsseg.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""What people see: progress on stderr, results on stdout."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+Advance = Callable[[str, int, int], None]
+"""Takes what is under way, parts done, and parts in all."""
+
+
+def say(line: str) -> None:
+    """Shows a line of progress."""
+    stderr.print(line, markup=False, soft_wrap=True)
+
+
+def show(line: str) -> None:
+    """Shows a line of the result."""
+    stdout.print(line, markup=False, soft_wrap=True)
+
+
+def show_json(content: Any) -> None:
+    """Shows a result for machines."""
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def bar(*, quiet: bool) -> Iterator[Advance]:
+    """Gives a function that moves a progress bar, one line per thing under way."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=quiet) as progress:
+        lines: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in lines:
+                lines[what] = progress.add_task(what, total=total)
+            progress.update(lines[what], completed=done, total=total)
+
+        yield advance
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table whose first column is text and whose others are figures."""
+    result = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def percent(value: float | None) -> str:
+    """Returns a share as people read it; a dash where there is none.
+
+    Example:
+        >>> percent(0.12345), percent(None)
+        ('12.3', '–')
+    """
+    return "–" if value is None or value != value else f"{100 * value:.1f}"

@@ -1,0 +1,129 @@
+"""rsseg predict."""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsseg import datasets
+from rsseg.checkpoint import Model
+from rsseg.cli import console, mapping
+from rsseg.data.scenes import Scenes, from_files, only
+from rsseg.data.tiles import open_scene
+from rsseg.errors import RssegError, SceneError
+from rsseg.predict.scene import predict_scene, remaining
+
+app = typer.Typer()
+
+_SOME_FAILED = 3
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model file, e.g. runs/NAME/best.safetensors.")],
+    scenes: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders laid out as the data set.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the maps.")] = Path("maps"),
+    file: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="One scene by its files, e.g. rgb=a.tif.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set config that describes FOLDER [default: the model's]")
+    ] = None,
+    scene: Annotated[str, typer.Option(help="Only scenes whose id matches, with * and ?.")] = "*",
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Leave a modality out; may be repeated.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(help="Window size, pixels [default: the recipe's]")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Overlap, pixels [default: the recipe's]")] = None,
+    gsd: Annotated[
+        float | None, typer.Option(help="Pixel size of the maps, metres [default: as trained]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps [default: what is there]")
+    ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first scene that fails.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps in OUT.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Map scenes: <scene>_classes.tif and <scene>_confidence.tif, cloud-optimised, with QGIS styles."""
+    loaded = mapping.load(model, device)
+    remaining(loaded, without or [])
+    table = _scenes(loaded, scenes or [], file or [], dataset, scene)
+    changed = [f"predict.{k}={v}" for k, v in (("tile", tile), ("overlap", overlap)) if v is not None]
+    recipe = mapping.overridden(loaded.facts.recipe, changed)
+    _make_folder(out)
+    done: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
+    with console.bar(quiet=quiet) as advance:
+        for entry in table:
+
+            def progress(count: int, total: int, name: str = entry.id) -> None:
+                advance(name, count, total)
+
+            try:
+                opened = open_scene(entry, loaded.facts.modalities, None, gsd or recipe.data.gsd)
+                paths = predict_scene(
+                    loaded,
+                    opened,
+                    out,
+                    mapping.sliding(recipe),
+                    without=without or [],
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+                done[entry.id] = [str(path) for path in paths]
+            except RssegError as error:
+                if fail_fast or len(table) == 1:
+                    raise
+                failed[entry.id] = str(error)
+    _show(done, failed, as_json=as_json)
+
+
+def _scenes(
+    model: Model, folders: Sequence[Path], files: Sequence[str], dataset: str | None, wanted: str
+) -> Scenes:
+    order = tuple(model.facts.modalities)
+    if bool(folders) == bool(files):
+        raise SceneError("give either FOLDER or --file NAME=PATH, e.g. --file rgb=scene.tif")
+    if files:
+        strange = [item for item in files if item.partition("=")[0] not in order]
+        if strange:
+            raise SceneError(f"--file {strange[0]}: the model knows {', '.join(order)}")
+        return only(from_files(files), order)
+    config = datasets.load(dataset or model.facts.recipe.data.dataset)
+    rows = [entry for folder in folders for entry in only(datasets.scenes(folder, config), order)]
+    chosen = tuple(replace(entry, split=None) for entry in rows if fnmatch.fnmatchcase(entry.id, wanted))
+    if not chosen:
+        raise SceneError(f"--scene {wanted}: matches none of {len(rows)} scenes; the first is {rows[0].id}")
+    twice = next((e.id for k, e in enumerate(chosen) if e.id in {f.id for f in chosen[:k]}), None)
+    if twice:
+        raise SceneError(f"scene {twice}: stands in two folders; map them into two --out folders")
+    return Scenes(chosen, order)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RssegError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
+
+
+def _show(done: dict[str, list[str]], failed: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        console.show_json({"maps": done, "failed": failed})
+    else:
+        for paths in done.values():
+            console.show("\n".join(paths))
+    for name, reason in failed.items():
+        console.say(f"failed: {name}: {reason}")
+    if failed:
+        console.say(f"{len(done)} scenes done, {len(failed)} failed")
+        raise typer.Exit(_SOME_FAILED)

@@ -1,0 +1,1 @@
+"""From scene table to batches."""

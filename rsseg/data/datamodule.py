@@ -1,0 +1,64 @@
+"""The only LightningDataModule: tiles and the order in which they come, as batches."""
+
+import lightning
+from torch.utils.data import DataLoader
+
+from rsseg.batch import Batch, Sample
+from rsseg.data.augment import Augment
+from rsseg.data.samplers import BalancedTiles, GridTiles, RandomTiles
+from rsseg.data.tiles import Tiles
+
+TileSampler = GridTiles | RandomTiles | BalancedTiles
+
+
+class SceneData(lightning.LightningDataModule):
+    """Training and validation batches."""
+
+    def __init__(
+        self,
+        train: tuple[Tiles, TileSampler],
+        val: tuple[Tiles, TileSampler],
+        augment: Augment,
+        *,
+        batch: int,
+        workers: int = 0,
+    ) -> None:
+        """Takes what fit.py put together.
+
+        Args:
+            train: tiles, and the windows of an epoch.
+            val: tiles, and the windows of every validation.
+            augment: applied to training batches on their device.
+            batch: tiles per batch.
+            workers: reader processes beside the main one.
+        """
+        super().__init__()
+        self.train = train
+        self.val = val
+        self.augment = augment
+        self.batch = batch
+        self.workers = workers
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Returns batches, drawn anew each epoch; an incomplete last one is dropped if it is not alone."""
+        return self._loader(*self.train, drop_last=len(self.train[1]) >= self.batch)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Returns the same windows at every validation."""
+        return self._loader(*self.val, drop_last=False)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augments training batches on their device."""
+        training = self.trainer is not None and self.trainer.training
+        return self.augment(batch) if training else batch
+
+    def _loader(self, tiles: Tiles, sampler: TileSampler, *, drop_last: bool) -> DataLoader[Sample]:
+        return DataLoader(
+            tiles,
+            batch_size=self.batch,
+            sampler=sampler,
+            collate_fn=Batch.of,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            drop_last=drop_last,
+        )

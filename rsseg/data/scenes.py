@@ -1,0 +1,165 @@
+"""The scene table: what exists, where, and which split it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import geopandas as gpd
+from shapely.geometry.base import BaseGeometry
+
+from rsseg.errors import RasterError, SceneError
+from rsseg.raster.read import reference_grid
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The files of one modality, or of the labels, in one scene."""
+
+    paths: tuple[Path, ...]
+    """Their bands follow one another in this order."""
+    indexes: tuple[int, ...] | None = None
+    """1-based bands taken from each file; None takes all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One place and time covered by files of one or more modalities."""
+
+    id: str
+    """Unique within the table; names the maps."""
+    files: Mapping[str, Source]
+    """Modality → its files; a modality that the scene lacks has no key."""
+    label: Source | None = None
+    """Target classes, where they are known."""
+    split: str | None = None
+    """train, val or test."""
+    area: BaseGeometry | None = field(default=None, compare=False)
+    """The part of the scene that belongs to the split, in the CRS of its grid; None is the whole scene."""
+
+    def reference(self, order: Sequence[str]) -> Source:
+        """Returns the files whose grid the scene has: of the first modality in `order` that is there."""
+        name = next((name for name in order if name in self.files), None)
+        if name is None:
+            raise SceneError(
+                f"scene {self.id}: has none of the modalities {', '.join(order)}; expected at least one file"
+            )
+        return self.files[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """All scenes of a data set, in a fixed order."""
+
+    rows: tuple[Scene, ...]
+    modalities: tuple[str, ...]
+    """The first is the reference, whose grid a scene has; the next one stands in where it is absent."""
+
+    def __post_init__(self) -> None:
+        for scene in self.rows:
+            scene.reference(self.modalities)
+            if scene.split not in (None, *SPLITS):
+                raise SceneError(f"scene {scene.id}: split {scene.split!r}; expected train, val or test")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Scene]:
+        return iter(self.rows)
+
+    def of(self, split: str) -> Scenes:
+        """Returns the scenes of a split.
+
+        Raises:
+            SceneError: there is none.
+        """
+        rows = tuple(scene for scene in self.rows if scene.split == split)
+        if not rows:
+            have = sorted({str(scene.split) for scene in self.rows})
+            raise SceneError(f"no scene in split {split!r}; the {len(self)} scenes are in: {', '.join(have)}")
+        return replace(self, rows=rows)
+
+    @property
+    def table(self) -> gpd.GeoDataFrame:
+        """One row per scene: id, split, file lists per modality and of the label, footprint (EPSG:4326)."""
+        records = [
+            {
+                "id": scene.id,
+                "split": scene.split,
+                **{name: _listed(scene.files.get(name)) for name in self.modalities},
+                "label": _listed(scene.label),
+                "geometry": footprint(scene, self.modalities),
+            }
+            for scene in self.rows
+        ]
+        columns = ["id", "split", *self.modalities, "label", "geometry"]
+        return gpd.GeoDataFrame(records, columns=columns, geometry="geometry", crs="EPSG:4326")
+
+
+def footprint(scene: Scene, order: Sequence[str]) -> BaseGeometry | None:
+    """Returns where a scene lies, in EPSG:4326: an index only.  None without georeferencing."""
+    grid = reference_grid(scene.reference(order).paths)
+    if grid.crs is None:
+        return None
+    if scene.area is not None:
+        outline = gpd.GeoSeries([scene.area], crs=str(grid.crs))
+    else:
+        outline = gpd.GeoSeries([grid.footprint("EPSG:4326").geom], crs="EPSG:4326")
+    shape: BaseGeometry = outline.to_crs("EPSG:4326").iloc[0]
+    return shape
+
+
+def only(scenes: Scenes, modalities: Sequence[str]) -> Scenes:
+    """Returns the scenes with these modalities alone, in this order; the first is the reference.
+
+    Raises:
+        SceneError: a scene has none of them.
+    """
+    rows = tuple(
+        replace(scene, files={name: scene.files[name] for name in modalities if name in scene.files})
+        for scene in scenes
+    )
+    return Scenes(rows, tuple(modalities))
+
+
+def require_labels(scenes: Scenes) -> None:
+    """Checks that every scene has labels that exist.
+
+    Raises:
+        SceneError: a scene has none.
+    """
+    for scene in scenes:
+        if scene.label is None:
+            raise SceneError(
+                f"scene {scene.id} ({scene.split}): no label file; add it, or take the scene out of the split"
+            )
+
+
+def from_files(named: Sequence[str]) -> Scenes:
+    """Returns one scene made of files given as NAME=PATH; a name given twice stacks its files' bands.
+
+    Args:
+        named: e.g. ["rgb=a.tif", "dsm=b.tif"].
+
+    Raises:
+        SceneError: an item is not NAME=PATH.
+        RasterError: a file does not exist.
+    """
+    files: dict[str, Source] = {}
+    for item in named:
+        name, equals, path = item.partition("=")
+        if not (name and equals and path):
+            raise SceneError(f"--file {item}: expected NAME=PATH, e.g. rgb=scene.tif")
+        if not Path(path).is_file():
+            raise RasterError(f"{path}: no such file; check --file {name}=…")
+        before = files[name].paths if name in files else ()
+        files[name] = Source((*before, Path(path)))
+    first = next(iter(files.values())).paths[0]
+    return Scenes((Scene(first.stem, files),), tuple(files))
+
+
+def _listed(source: Source | None) -> list[str] | None:
+    return None if source is None else [str(path) for path in source.paths]

@@ -1,0 +1,145 @@
+"""Which part of the Earth is for training, validation and test: decided by area, never per tile.
+
+Whole scenes, generated blocks, or polygons from a file.  Where parts of one scene belong to different splits,
+a guard band lies between them: training keeps away from validation and test, validation from test.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+from odc.geo.geobox import GeoBox
+from shapely import box, union_all
+from shapely.geometry.base import BaseGeometry
+
+from rsseg.data.scenes import SPLITS, Scene, Scenes
+from rsseg.errors import SceneError
+from rsseg.geo import Window
+from rsseg.raster.read import reference_grid
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How much of the area goes to validation and test."""
+
+    val: float
+    test: float
+    seed: int
+
+
+def by_config(scenes: Scenes, shares: Shares) -> Scenes:
+    """Returns the scenes with the data set's own split; without validation scenes, takes some of training.
+
+    Raises:
+        SceneError: there is only one training scene to take validation from.
+    """
+    if any(scene.split == "val" for scene in scenes) or shares.val == 0:
+        return scenes
+    train = [scene.id for scene in scenes if scene.split == "train"]
+    if len(train) < 2:
+        raise SceneError(
+            f"{len(train)} training scenes, none for validation; add scenes or use data.split=blocks"
+        )
+    count = min(max(1, round(shares.val * len(train))), len(train) - 1)
+    chosen = set(np.random.default_rng(shares.seed).permutation(train)[:count].tolist())
+    return replace(scenes, rows=tuple(replace(s, split="val") if s.id in chosen else s for s in scenes))
+
+
+def by_blocks(scenes: Scenes, gsd: float | None, block: int, guard: int, shares: Shares) -> Scenes:
+    """Returns one row per scene and split, its area made of square blocks drawn at random.
+
+    Args:
+        scenes: whole scenes.
+        gsd: of the scenes' grids, metres.
+        block: side of a block, pixels.
+        guard: width of the guard band, pixels.
+        shares: of the blocks for validation and test.
+    """
+    rng = np.random.default_rng(shares.seed)
+    rows: list[Scene] = []
+    for scene in scenes:
+        grid = reference_grid(scene.reference(scenes.modalities).paths, gsd)
+        cells = [_outline(grid[window.slices]) for window in _blocks(grid, block)]
+        parts = _assign(cells, shares, rng)
+        rows += _split(scene, _guarded(parts, guard * _pixel(grid)))
+    return replace(scenes, rows=tuple(rows))
+
+
+def by_polygons(scenes: Scenes, gsd: float | None, path: Path, guard: int) -> Scenes:
+    """Returns one row per scene and split, its area cut out of polygons with a `split` column.
+
+    Raises:
+        SceneError: the file cannot be read, lacks the column or overlaps no scene; a scene has no CRS.
+    """
+    try:
+        polygons = gpd.read_file(path)
+    except Exception as error:  # pyogrio's errors share no base below this
+        raise SceneError(f"{path}: no readable polygons ({error}); give a vector file") from error
+    if "split" not in polygons or polygons.crs is None:
+        raise SceneError(f"{path}: expected a `split` column (train, val, test) and a CRS; add them")
+    rows: list[Scene] = []
+    for scene in scenes:
+        grid = reference_grid(scene.reference(scenes.modalities).paths, gsd)
+        if grid.crs is None:
+            raise SceneError(f"scene {scene.id}: has no georeferencing, so polygons cannot split it")
+        local = polygons.to_crs(str(grid.crs))
+        whole = _outline(grid)
+        parts = {
+            name: union_all(local.geometry[local["split"] == name].to_numpy()).intersection(whole)
+            for name in SPLITS
+        }
+        rows += _split(scene, _guarded(parts, guard * _pixel(grid)))
+    if not rows:
+        raise SceneError(f"{path}: no polygon overlaps a scene; check the file's CRS")
+    return replace(scenes, rows=tuple(rows))
+
+
+def _blocks(grid: GeoBox, block: int) -> Iterable[Window]:
+    """Blocks that tile the grid; those at the right and bottom border take the remainder."""
+    height, width = grid.shape
+    rows = _edges(height, block)
+    cols = _edges(width, block)
+    return (
+        Window(top, left, bottom - top, right - left)
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(cols)
+    )
+
+
+def _edges(length: int, block: int) -> list[int]:
+    return [*range(0, max(length - block // 2, 1), block), length]
+
+
+def _assign(
+    cells: Sequence[BaseGeometry], shares: Shares, rng: np.random.Generator
+) -> Mapping[str, BaseGeometry]:
+    order = rng.permutation(len(cells))
+    test = max(1, round(shares.test * len(cells))) if shares.test else 0
+    val = max(1, round(shares.val * len(cells))) if shares.val else 0
+    bounds = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
+    return {name: union_all([cells[index] for index in chosen]) for name, chosen in bounds.items()}
+
+
+def _guarded(parts: Mapping[str, BaseGeometry], distance: float) -> dict[str, BaseGeometry]:
+    test = parts["test"].buffer(distance, join_style="mitre")
+    val = parts["val"].buffer(distance, join_style="mitre")
+    return {
+        "train": parts["train"].difference(union_all([val, test])),
+        "val": parts["val"].difference(test),
+        "test": parts["test"],
+    }
+
+
+def _split(scene: Scene, parts: Mapping[str, BaseGeometry]) -> list[Scene]:
+    return [replace(scene, split=name, area=part) for name, part in parts.items() if not part.is_empty]
+
+
+def _outline(grid: GeoBox) -> BaseGeometry:
+    return box(*grid.boundingbox.bbox)
+
+
+def _pixel(grid: GeoBox) -> float:
+    return float(max(abs(grid.resolution.x), abs(grid.resolution.y)))

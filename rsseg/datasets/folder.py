@@ -1,0 +1,140 @@
+"""Scenes from a folder that a YAML file describes.
+
+A pattern such as ``4_Ortho_RGBIR/top_potsdam_{row}_{col}_RGBIR.tif`` finds the files and names the scene:
+what stands for the fields makes the scene's id, so files of different modalities find each other.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from rsseg import facts
+from rsseg.data.scenes import SPLITS, Scene, Scenes, Source
+from rsseg.errors import SceneError
+
+_FIELD = re.compile(r"\{(\w+)(:0\d*d?)?\}")
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class Layer(facts.Fact):
+    """Where the files of a modality, or of the labels, lie under the root."""
+
+    files: Patterns
+    """One pattern, or one per band; {name} takes any text, {name:02} a number with leading zeros."""
+    indexes: tuple[int, ...] | None = None
+    """1-based bands taken from each file; all where absent."""
+
+
+class Folder(facts.Fact):
+    """A data set in a folder: facts alone, no decision."""
+
+    description: str
+    """What it is and where it comes from."""
+    modalities: Annotated[dict[str, Layer], Field(min_length=1)]
+    """Modality of configs/modalities → its files."""
+    labels: Layer | None = None
+    """Label rasters."""
+    classes: str | None = None
+    """Class map of configs/classes that the labels follow."""
+    id: str = "{id}"
+    """How a scene's id is made of the fields in the patterns."""
+    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Split → scene ids, or patterns of ids with * and ?."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        strange = sorted(set(self.splits) - set(SPLITS))
+        if strange:
+            raise ValueError(f"split {strange[0]!r}; expected train, val or test")
+        wanted = {match[0] for match in _FIELD.findall(self.id)}
+        for layer in [*self.modalities.values(), *([self.labels] if self.labels else [])]:
+            for pattern in layer.files:
+                if not wanted <= {match[0] for match in _FIELD.findall(pattern)}:
+                    raise ValueError(f"files {pattern!r} lack a field of id {self.id!r}")
+        return self
+
+
+def load(name: str) -> Folder:
+    """Returns a data set of configs/datasets by name, or from a YAML file of your own."""
+    return facts.load(Folder, "configs/datasets", name)
+
+
+def scenes(root: Path, config: Folder) -> Scenes:
+    """Returns the scenes that a folder holds.
+
+    Args:
+        root: the data set's folder.
+        config: its description.
+
+    Raises:
+        SceneError: the root is missing, holds nothing that fits, or a scene lacks one of its band files.
+    """
+    if not root.is_dir():
+        raise SceneError(f"data.root {root}: no such folder; put the data set there or set data.root=PATH")
+    found = {name: _sources(root, layer, config.id) for name, layer in config.modalities.items()}
+    labels = _sources(root, config.labels, config.id) if config.labels else {}
+    ids = sorted({scene for sources in found.values() for scene in sources})
+    if not ids:
+        pattern = next(iter(config.modalities.values())).files[0]
+        raise SceneError(f"data.root {root}: no file like {pattern}; check the folder's layout")
+    rows = tuple(
+        Scene(
+            id=scene,
+            files={name: sources[scene] for name, sources in found.items() if scene in sources},
+            label=labels.get(scene),
+            split=_split(scene, config.splits),
+        )
+        for scene in ids
+    )
+    return Scenes(rows, tuple(config.modalities))
+
+
+def _sources(root: Path, layer: Layer, template: str) -> dict[str, Source]:
+    """Returns scene id → files, bands in the order of the patterns."""
+    by_pattern = [dict(_matches(root, pattern, template)) for pattern in layer.files]
+    ids = sorted({scene for matches in by_pattern for scene in matches})
+    for scene in ids:
+        for pattern, matches in zip(layer.files, by_pattern, strict=True):
+            if scene not in matches:
+                raise SceneError(f"scene {scene}: no file {root / pattern}; the other bands are there")
+    return {scene: Source(tuple(m[scene] for m in by_pattern), layer.indexes) for scene in ids}
+
+
+def _matches(root: Path, pattern: str, template: str) -> Iterator[tuple[str, Path]]:
+    expression = re.compile(_regex(pattern))
+    numbers = {name for name, form in _FIELD.findall(pattern) if form}
+    for path in sorted(root.glob(_FIELD.sub("*", pattern))):
+        match = expression.fullmatch(path.relative_to(root).as_posix())
+        if match:
+            fields = {k: str(int(v)) if k in numbers else v for k, v in match.groupdict().items()}
+            yield template.format_map(fields), path
+
+
+def _regex(pattern: str) -> str:
+    parts: list[str] = []
+    seen: set[str] = set()
+    last = 0
+    for match in _FIELD.finditer(pattern):
+        name, form = match[1], "[0-9]+" if match[2] else "[^/]+?"
+        parts.append(re.escape(pattern[last : match.start()]))
+        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{form})")
+        seen.add(name)
+        last = match.end()
+    return "".join([*parts, re.escape(pattern[last:])])
+
+
+def _split(scene: str, splits: Mapping[str, tuple[str, ...]]) -> str | None:
+    for name, patterns in splits.items():
+        if any(fnmatch.fnmatchcase(scene, pattern) for pattern in patterns):
+            return name
+    return None

@@ -1,0 +1,1 @@
+"""One model, every subset of its sensors, one table."""

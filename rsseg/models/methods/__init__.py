@@ -1,0 +1,1 @@
+"""One file per fusion method; they never import one another."""

@@ -1,0 +1,113 @@
+"""What is there: valid maps at every stride, and the (sample, modality) pairs worth computing.
+
+A pixel that is not valid is replaced by 0 with `torch.where`, never multiplied, so that NaN or inf in it
+cannot spread.  A (sample, modality) pair without any valid pixel is left out before the backbone and comes
+back as zeros. Under `torch.export` and `torch.compile` all pairs are computed, since the number of present
+ones depends on data; the logits are the same in eval mode.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Rows = tuple[Tensor | None, ...]
+"""Per modality the batch indices of the samples that have it; None = take the whole batch."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model may look at: images without invalid content, and where they are valid."""
+
+    images: tuple[Tensor, ...]
+    """One (B, C, H, W) per modality of the model, 0 where not valid."""
+    valid: Tensor
+    """(B, M, H, W), boolean."""
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor], valid: Tensor) -> "Seen":
+        """Returns images with every invalid pixel replaced by 0.
+
+        Args:
+            images: one (B, C, H, W) per modality.
+            valid: (B, M, H, W), boolean.
+        """
+        return cls(tuple(blank(image, valid[:, m]) for m, image in enumerate(images)), valid)
+
+    def keep(self, kept: Tensor) -> "Seen":
+        """Returns the same without the modalities that are False in `kept` (M,)."""
+        return Seen.of(self.images, self.valid & kept[:, None, None])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A pyramid for each modality, 0 where not valid when it leaves the backbone."""
+
+    features: tuple[Tensor, ...]
+    """One (B, M, C, h, w) per stage."""
+    valid: tuple[Tensor, ...]
+    """One (B, M, h, w) per stage, boolean."""
+    pixels: Tensor
+    """(B, M, H, W), boolean: valid at full size."""
+    rows: Rows
+    """The pairs that were encoded."""
+
+    def keep(self, kept: Tensor) -> "Encoded":
+        """Returns the same without the modalities that are False in `kept` (M,)."""
+        kept = kept[:, None, None]
+        return replace(self, valid=tuple(v & kept for v in self.valid), pixels=self.pixels & kept)
+
+
+def blank(values: Tensor, valid: Tensor) -> Tensor:
+    """Returns values with 0 where not valid.
+
+    Args:
+        values: (…, C, H, W).
+        valid: (…, H, W), boolean.
+    """
+    return torch.where(valid.unsqueeze(-3), values, values.new_zeros(()))
+
+
+def coarsen(valid: Tensor, strides: Sequence[int]) -> tuple[Tensor, ...]:
+    """Returns a valid map per stride: a cell is valid if any of its pixels is.
+
+    Args:
+        valid: (B, M, H, W), boolean; H and W are multiples of every stride.
+        strides: ascending, each a multiple of the one before.
+    """
+    maps: list[Tensor] = []
+    reached = 1
+    for stride in strides:
+        step = stride // reached
+        *lead, height, width = valid.shape
+        valid = valid.reshape(*lead, height // step, step, width // step, step).any(-1).any(-2)
+        maps.append(valid)
+        reached = stride
+    return tuple(maps)
+
+
+def present_rows(valid: Tensor) -> Rows:
+    """Returns, for each modality, the batch indices of the samples that have a valid pixel of it.
+
+    Args:
+        valid: (B, M, H, W), boolean.
+    """
+    if torch.compiler.is_compiling():  # also true while exporting
+        return (None,) * valid.shape[1]
+    present = valid.flatten(2).any(-1).T.cpu()  # (M, B); one transfer, then no more waiting for the device
+    return tuple(None if p.all() else p.nonzero().flatten().to(valid.device) for p in present)
+
+
+def gather(values: Sequence[Tensor], rows: Rows) -> list[Tensor]:
+    """Returns each modality's (B, …) cut to the samples that have it."""
+    return [v if row is None else v.index_select(0, row) for v, row in zip(values, rows, strict=True)]
+
+
+def scatter(values: Sequence[Tensor], rows: Rows, batch: int) -> Tensor:
+    """Returns (B, M, …) from each modality's rows, zeros for samples that lack it; inverse of `gather`."""
+    whole = [
+        v if row is None else v.new_zeros(batch, *v.shape[1:]).index_copy(0, row, v)
+        for v, row in zip(values, rows, strict=True)
+    ]
+    return torch.stack(whole, dim=1)

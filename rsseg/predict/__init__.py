@@ -1,0 +1,1 @@
+"""Model + scene → strips of probabilities → georeferenced maps."""

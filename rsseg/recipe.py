@@ -1,0 +1,237 @@
+"""A recipe: the decisions for one run.  The pydantic models below are its schema.
+
+Two levels of keys, a third only under `model.options`; unknown keys are refused with the nearest known one.
+`${VAR}` or `${VAR:-default}` in paths reads the environment when the path is used and is stored unresolved.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from rsseg import facts
+from rsseg.errors import RecipeError
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class Data(facts.Fact):
+    """Which scenes, and how tiles are taken from them."""
+
+    dataset: str
+    """Data set of configs/datasets, or the path of a YAML file of your own."""
+    root: str
+    """The data set's folder; ${VAR} reads the environment."""
+    modalities: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Modalities that the model uses, a subset of the data set's."""
+    reference: str | None = None
+    """Modality whose grid a scene has; the first of `modalities` where absent."""
+    gsd: Annotated[float, Field(gt=0)] | None = None
+    """Pixel size of the grid, metres; the reference's own pixels where absent."""
+    classes: str | None = None
+    """Class map of configs/classes; the data set's own where absent."""
+    tile: Annotated[int, Field(ge=32)] = 256
+    """Height and width of training tiles, pixels; a multiple of the backbone's largest stride (32)."""
+    sampler: Literal["random", "grid", "balanced"] = "random"
+    """How training tiles are chosen; `balanced` meets every class equally often."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """Training tiles per epoch; as many as cover the training area once where absent."""
+    split: str = "config"
+    """`config`: the data set's own; `blocks`: random blocks; or a vector file with a `split` column."""
+    block: Annotated[int, Field(ge=1)] = 512
+    """Side of a block, pixels (split: blocks)."""
+    guard: Annotated[int, Field(ge=0)] | None = None
+    """Guard band between splits inside a scene, pixels; one tile where absent."""
+    val: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share for validation: of the training scenes, or of the blocks."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share of the blocks for test (split: blocks)."""
+    augment: Literal["none", "flip", "full"] = "full"
+    """`flip`: flips and quarter turns; `full`: also zoom, and brightness of optical modalities."""
+    statistics_tiles: Annotated[int, Field(ge=1)] = 400
+    """Training tiles at most from which mean and standard deviation are taken."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Reader processes beside the main one."""
+
+    @field_validator("modalities")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a modality stands twice; name each once")
+        return names
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.reference is not None and self.reference not in self.modalities:
+            raise ValueError(f"reference {self.reference!r} is not one of {', '.join(self.modalities)}")
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} + test {self.test} leave nothing for training; lower them")
+        return self
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The modalities, the reference first."""
+        rest = tuple(name for name in self.modalities if name != self.reference)
+        return rest if self.reference is None else (self.reference, *rest)
+
+    @property
+    def guard_band(self) -> int:
+        """Width of the guard band, pixels."""
+        return self.tile if self.guard is None else self.guard
+
+
+class Model(facts.Fact):
+    """Which network."""
+
+    method: str
+    """Fusion method: mean, early, sgma."""
+    backbone: str = "mit_b0"
+    """Pyramid extractor: mit_b0…b5, pvt_v2_b0…b5, resnet18…101, convnext_tiny…base, or timm's."""
+    weights: str | None = "imagenet"
+    """`imagenet`, the path of a local file, or null for random ones."""
+    stem: Literal["own", "repeat"] = "own"
+    """First convolution: one per modality for any band count, or one for all with bands repeated to 3."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the method; unknown ones are answered with the known ones."""
+
+
+class Train(facts.Fact):
+    """How it learns."""
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    """Passes over `data.samples` tiles."""
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Tiles per step."""
+    lr: Annotated[float, Field(gt=0)] = 6e-5
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """On weights with two or more axes; biases and norms have none."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    """Epochs in which the learning rate climbs from a tenth; at most half of the run."""
+    power: Annotated[float, Field(gt=0)] = 0.9
+    """Exponent of the polynomial decay to 0."""
+    availability: Literal["all", "bernoulli", "one_of", "swath"] = "all"
+    """Which modalities a sample may see in a step: all; each hidden by chance; just one; or cut by swaths."""
+    missing: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Chance that a modality is hidden (bernoulli), or cut by a swath (swath)."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Highest decay of the averaged weights, reached as (1+n)/(10+n); 0 averages nothing."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validations without a better Average; never where absent."""
+    val_tiles: Annotated[int, Field(ge=1)] = 64
+    """Validation windows at most, always the same ones."""
+    val_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between validations."""
+
+
+class Predict(facts.Fact):
+    """How whole scenes are mapped."""
+
+    tile: Annotated[int, Field(ge=32)] | None = None
+    """Window size, pixels; the training tile where absent."""
+    overlap: Annotated[int, Field(ge=0)] | None = None
+    """Pixels that neighbouring windows share; a quarter of the tile where absent."""
+    batch: Annotated[int, Field(ge=1)] = 4
+    """Windows per forward pass."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tile is not None and self.overlap is not None and self.overlap >= self.tile:
+            raise ValueError(f"overlap {self.overlap} is not less than tile {self.tile}; lower it")
+        return self
+
+
+class Recipe(facts.Fact):
+    """All decisions of a run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
+    """Folder under runs/; the file's own name where absent."""
+    data: Data
+    model: Model
+    train: Train = Field(default_factory=Train)
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Handed to lightning.Trainer as it is: precision, accelerator, devices, …"""
+    predict: Predict = Field(default_factory=Predict)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
+    """Of everything that is drawn."""
+
+    @property
+    def predict_tile(self) -> int:
+        """Window size in prediction, pixels."""
+        return self.predict.tile or self.data.tile
+
+    @property
+    def predict_overlap(self) -> int:
+        """Overlap in prediction, pixels."""
+        return self.predict_tile // 4 if self.predict.overlap is None else self.predict.overlap
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Returns a recipe.
+
+    Args:
+        name: path of a YAML file, or the name of a shipped recipe.
+        overrides: `section.key=value`, the value as YAML.
+
+    Raises:
+        RecipeError: no such file; an unknown key or a bad value, with file, key and nearest known key.
+    """
+    path = facts.locate("recipes", name)
+    content = {"name": path.stem, **facts.read_yaml(path)}
+    for item in overrides:
+        override(content, item)
+    return facts.parse(Recipe, content, str(path))
+
+
+def dump(recipe: Recipe) -> str:
+    """Returns the recipe as YAML, every default written out; `load` gives back an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def expand(text: str) -> Path:
+    """Returns a path with ${VAR}, ${VAR:-default} and ~ resolved.
+
+    Raises:
+        RecipeError: a variable without a default is not set.
+
+    Example:
+        >>> expand("${RSSEG_NOWHERE:-data}/x").as_posix()
+        'data/x'
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], match[2])
+        if found is None:
+            raise RecipeError(f"{text}: environment variable {match[1]} is not set; export {match[1]}=PATH")
+        return found
+
+    return Path(_VARIABLE.sub(value, text)).expanduser()
+
+
+def override(content: dict[str, Any], item: str) -> None:
+    """Sets one key of a recipe's content.
+
+    Args:
+        content: as read from YAML; changed in place.
+        item: `section.key=value`, the value as YAML.
+
+    Raises:
+        RecipeError: not of that form.
+    """
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {item!r}: expected section.key=value, e.g. train.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {item!r}: the value is not valid YAML; quote it") from error
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"override {item!r}: {section} has no keys below it")
+    content[last] = value

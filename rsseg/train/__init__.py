@@ -1,0 +1,1 @@
+"""Training: which modalities a step may see, the Lightning task, and the run."""

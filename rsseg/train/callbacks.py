@@ -1,0 +1,120 @@
+"""What happens at the end of an epoch: scores, the best model, metrics.csv, the checkpoint for resuming."""
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from torch import Tensor
+
+from rsseg.train.task import SegmentationTask, average
+
+SaveModel = Callable[[SegmentationTask, Mapping[str, Any]], None]
+"""Writes the model file; the mapping says how the model came to be."""
+
+
+class BestModel(Callback):
+    """Scores each validation and writes the model file when Average is the best so far.
+
+    It must stand before the averaging of weights in the list of callbacks: that one swaps the averaged
+    weights out again at the end of a validation.
+    """
+
+    def __init__(self, save: SaveModel) -> None:
+        """Sets what writes the model file."""
+        self.save = save
+        self.best = -math.inf
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Logs the scores of every subset, and saves."""
+        if not isinstance(pl_module, SegmentationTask):
+            raise TypeError(type(pl_module))
+        scores = pl_module.scores()
+        mean = average(scores)
+        pl_module.log("val/average", mean, prog_bar=True)
+        pl_module.log("val/worst", min(score.miou for score in scores.values()), prog_bar=True)
+        for subset, score in scores.items():
+            pl_module.log(f"val/miou/{'+'.join(subset)}", score.miou)
+        if mean > self.best and trainer.is_global_zero:
+            self.best = mean
+            self.save(pl_module, {"epoch": trainer.current_epoch + 1, "average": mean})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the best Average, for resuming."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best Average of the run that is resumed."""
+        self.best = state_dict["best"]
+
+
+class MetricsFile(Callback):
+    """Writes one row per epoch to metrics.csv; a resumed run goes on below the rows that are there.
+
+    Lightning's CSVLogger deletes the old file when a run is resumed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Sets the file."""
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Reads the rows of the epochs before."""
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            self.rows = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Adds a row and replaces the file."""
+        if not trainer.is_global_zero:
+            return
+        values = {name: f"{float(value):.6g}" for name, value in sorted(trainer.callback_metrics.items())}
+        epoch = {"epoch": str(trainer.current_epoch + 1), "step": str(trainer.global_step)}
+        self.rows.append({**epoch, **values})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        part = self.path.with_name(f".{self.path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        part.replace(self.path)
+
+
+class LastCheckpoint(Callback):
+    """Writes last.ckpt after every epoch, for resuming; the old one stays until the new one is complete."""
+
+    def __init__(self, path: Path) -> None:
+        """Sets the file."""
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Saves the state of everything."""
+        part = self.path.with_name(f".{self.path.name}.part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            part.replace(self.path)
+
+
+def weight_averaging(most: float) -> WeightAveraging:
+    """Returns the exponential moving average of weights and buffers, whose decay warms up.
+
+    Args:
+        most: highest decay; the decay after n updates is min(most, (1 + n) / (10 + n)).
+    """
+
+    def blend(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        count = int(updates)
+        decay = min(most, (1 + count) / (10 + count))
+        if not averaged.is_floating_point():
+            return current
+        return torch.lerp(current, averaged, decay)
+
+    return WeightAveraging(use_buffers=True, avg_fn=blend)

@@ -1,0 +1,114 @@
+"""The only LightningModule: it knows the Segmenter contract, not the methods."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from rsseg.batch import Batch
+from rsseg.metrics import Confusion, Scores, counted, predicted, subsets
+from rsseg.models.segmenter import Segmenter
+from rsseg.recipe import Train
+from rsseg.train import availability
+
+_WARMUP_START = 0.1
+"""The learning rate starts at a tenth (SGMA's training recipe [secondary])."""
+_MOST_EXHAUSTIVE = 4
+"""With more modalities than this, validation takes single modalities and the full set only."""
+
+
+class SegmentationTask(lightning.LightningModule):
+    """Trains a segmenter and scores it on subsets of its modalities."""
+
+    def __init__(self, segmenter: Segmenter[Any], modalities: Sequence[str], train: Train) -> None:
+        """Wires the network to a recipe.
+
+        Args:
+            segmenter: the network.
+            modalities: names, the reference first.
+            train: how it learns.
+        """
+        super().__init__()
+        self.segmenter = segmenter
+        self.settings = train
+        self.subsets = _validated_subsets(modalities)
+        self.confusions = [Confusion(segmenter.classes) for _ in self.subsets]
+        self.counters = nn.ModuleList(self.confusions)  # registered, so that they follow the device
+        self.available = availability.build(train.availability, train.missing)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Returns the sum of the method's losses over what the step may see."""
+        valid = self.available(batch.valid)
+        target = counted(batch.target, valid.values())
+        losses = self.segmenter.losses(batch.images, valid, target)
+        total = torch.stack(list(losses.values())).sum()
+        size = len(batch.places)
+        self.log("train/loss", total, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=size)
+        return total
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Counts every subset's pixels, the same ones for all."""
+        target = counted(batch.target, batch.valid.values())
+        logits = self.segmenter.forward_subsets(batch.images, batch.valid, self.subsets)
+        for subset, confusion, scores in zip(self.subsets, self.confusions, logits, strict=True):
+            confusion.update(predicted(scores, [batch.valid[name] for name in subset]), target)
+
+    def scores(self) -> dict[tuple[str, ...], Scores]:
+        """Returns the scores of the validation so far, by subset, and starts anew."""
+        found = {}
+        for subset, confusion in zip(self.subsets, self.confusions, strict=True):
+            found[subset] = confusion.scores()
+            confusion.reset()
+        return found
+
+    def configure_optimizers(self) -> Any:
+        """Returns AdamW with warm-up, then polynomial decay, stepped after every batch."""
+        optimiser = AdamW(self._groups(), lr=self.settings.lr, betas=(0.9, 0.999), eps=1e-8)
+        steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(steps / self.settings.epochs, 1)
+        warmup = min(self.settings.warmup_epochs * per_epoch, steps / 2)
+        schedule = LambdaLR(optimiser, lambda step: factor(step, steps, warmup, self.settings.power))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Biases, norms and other vectors are not decayed."""
+        parameters = [p for p in self.segmenter.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+
+def factor(step: int, steps: int, warmup: float, power: float) -> float:
+    """Returns the share of the peak learning rate at a step.
+
+    Args:
+        step: steps taken.
+        steps: of the whole run.
+        warmup: steps of the climb.
+        power: of the decay.
+
+    Example:
+        >>> factor(0, 100, 10, 1.0), factor(10, 100, 10, 1.0), factor(100, 100, 10, 1.0)
+        (0.1, 1.0, 0.0)
+    """
+    if step < warmup:
+        return _WARMUP_START + (1 - _WARMUP_START) * step / warmup
+    return float(max(1 - (step - warmup) / max(steps - warmup, 1), 0.0) ** power)
+
+
+def average(scores: Mapping[tuple[str, ...], Scores]) -> float:
+    """Returns the mean mIoU over subsets."""
+    return sum(score.miou for score in scores.values()) / len(scores)
+
+
+def _validated_subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    if len(modalities) <= _MOST_EXHAUSTIVE:
+        return subsets(modalities)
+    return [*((name,) for name in modalities), tuple(modalities)]
