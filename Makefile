@@ -35,7 +35,7 @@ slow: .venv/ready
 check: lint types contracts test slow  ## what CI runs
 
 bench: .venv/ready  ## speed, as ratios measured in one run
-	$(BIN)/pytest -q -s tests/benchmarks -o python_files='bench_*.py'
+	$(BIN)/pytest -q -s tests/benchmarks --import-mode=prepend -o python_files="bench_*.py" -o python_functions="bench_*"
 
 evidence: .venv/ready  ## the experiments of LOG.md
 	$(BIN)/python tests/evidence/compare_methods.py

@@ -56,7 +56,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Returns a table whose first column is text and whose others are figures."""
     result = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index else "left", overflow="fold")
+        result.add_column(column, justify="right" if index else "left", overflow="fold", no_wrap=not index)
     for row in rows:
         result.add_row(*row)
     return result

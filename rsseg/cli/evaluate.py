@@ -16,6 +16,9 @@ from rsseg.evaluate.report import label, require_free, write
 
 app = typer.Typer()
 
+_CLASSES_ABREAST = 5
+"""So many classes fit beside the subset into a terminal of 80 columns."""
+
 
 @app.command("evaluate")
 def run(
@@ -60,12 +63,19 @@ def run(
 
 
 def _show(result: Evaluation, model: Model, split: str) -> None:
-    columns = ("subset", "mIoU", "OA", "seen", *(f"IoU {name}" for name in model.facts.class_map.names))
+    names = model.facts.class_map.names
     rows = [
-        [label(subset), *(console.percent(v) for v in (score.miou, score.oa, score.seen, *score.iou))]
+        [label(subset), *(console.percent(v) for v in (score.miou, score.oa, score.seen))]
         for subset, score in result.scores.items()
     ]
-    console.stdout.print(console.table(f"{split}, %", columns, rows))
+    console.stdout.print(console.table(f"{split}, %", ("subset", "mIoU", "OA", "seen"), rows))
+    for start in range(0, len(names), _CLASSES_ABREAST):
+        chosen = slice(start, start + _CLASSES_ABREAST)
+        rows = [
+            [label(subset), *(console.percent(value) for value in score.iou[chosen])]
+            for subset, score in result.scores.items()
+        ]
+        console.stdout.print(console.table(f"{split}, IoU, %", ("subset", *names[chosen]), rows))
     scores = result.scores
     console.show(
         f"Average {console.percent(result.average)}   "

@@ -122,7 +122,7 @@ class BalancedTiles(Sampler[Where]):
 
 def _overlaps(scene: OpenScene, window: Window) -> bool:
     area = scene.scene.area
-    return area is None or bool(area.intersects(_outline(scene, window).buffer(-1e-9)))
+    return area is None or bool(area.intersection(_outline(scene, window)).area > 0)
 
 
 def _draw_inside(scene: OpenScene, tile: int, rng: np.random.Generator) -> Window:

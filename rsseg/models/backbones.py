@@ -159,13 +159,15 @@ def _try(backbone: Staged | Whole, name: str) -> None:
     training = backbone.training
     try:
         shapes = [tuple(features.shape) for features in backbone.eval()(torch.zeros(1, 3, side, side))]
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"backbone {name} does not run on {side} x {side} pixels; {_nearest(name)}"
-        ) from error
+    except (RuntimeError, AssertionError):  # networks for one fixed size
+        shapes = []
     if len(expected) != len(STRIDES) or shapes != expected:
-        raise ModelError(f"backbone {name} has no pyramid at strides {STRIDES}; {_nearest(name)}")
+        raise ModelError(_not_a_pyramid(name))
     backbone.train(training)
+
+
+def _not_a_pyramid(name: str) -> str:
+    return f"backbone {name} has no pyramid at strides {STRIDES} for any size; known: {', '.join(KNOWN)}"
 
 
 def _nearest(name: str) -> str:

@@ -46,7 +46,9 @@ class Projectors(nn.Module):
 
     def _stage(self, stage: list[nn.Module], features: Tensor, encoded: Encoded) -> Tensor:
         parts = gather(features.unbind(1), encoded.rows)
-        return scatter([p(part) for p, part in zip(stage, parts, strict=True)], encoded.rows, features.shape[0])
+        return scatter(
+            [p(part) for p, part in zip(stage, parts, strict=True)], encoded.rows, features.shape[0]
+        )
 
 
 @torch.no_grad()

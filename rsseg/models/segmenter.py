@@ -147,7 +147,7 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         """
         if not isinstance(self, Contributing):
             raise ModelError(
-                f"method {type(self).__name__} has no contributions; use one that weighs, such as sgma"
+                f"method {type(self).__name__.lower()} has no contributions; use one that weighs, such as sgma"
             )
         shares = self.shares(self._encode(self._see(images, valid)))
         return dict(zip(self.modalities, shares.unbind(1), strict=True))

@@ -1,6 +1,7 @@
 """Weights of a backbone: the library's own, or a local file that cannot run code."""
 
 import pickle
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
         raise ModelError(
             f"weights {path} do not fit: {'; '.join(p for p in parts if p)}; give those of this backbone"
         )
-    backbone.load_state_dict(found, strict=False)
+    nn.Module.load_state_dict(backbone, found, strict=False)  # SMP's own version takes no `strict`
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -87,7 +88,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f'python -c "import torch; {convert}"'
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read fails below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(

@@ -223,7 +223,7 @@ class _Warped:
 
 def _layer(rasters: tuple[Raster, ...], grid: GeoBox, smooth: bool) -> _Layer:
     own, path = rasters[0].grid, rasters[0].path
-    if _placed(own) != _placed(grid) or not _placed(own):
+    if not _share_coordinates(own, grid):
         if own.shape != grid.shape:
             raise RasterError(
                 f"{path}: has {_words(own)} and the scene's grid {_words(grid)}; "
@@ -236,9 +236,11 @@ def _layer(rasters: tuple[Raster, ...], grid: GeoBox, smooth: bool) -> _Layer:
     return _Warped(rasters, fit.mapping, fit.factors if smooth else (1, 1), smooth)
 
 
-def _placed(grid: GeoBox) -> tuple[bool, ...]:
-    """Returns what a grid has of a CRS and a transform; nothing where it has neither."""
-    return (grid.crs is not None,) if grid.crs is not None or grid.affine != Affine.identity() else ()
+def _share_coordinates(one: GeoBox, other: GeoBox) -> bool:
+    """Returns whether two grids both have a CRS, or both a transform in the same unnamed plane."""
+    if one.crs is None and other.crs is None:
+        return Affine.identity() not in (one.affine, other.affine)
+    return one.crs is not None and other.crs is not None
 
 
 def _words(grid: GeoBox) -> str:

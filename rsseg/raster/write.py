@@ -238,7 +238,8 @@ def _copy(source: Path, target: Path, grid: GeoBox, layer: Layer) -> None:
         "PREDICTOR": "YES" if layer.overviews == "average" else "NO",  # differences of class ids mean nothing
         "BLOCKSIZE": str(block),
         "BIGTIFF": "IF_SAFER",
-        "OVERVIEW_COUNT": str(overviews),
+        "OVERVIEWS": "AUTO" if overviews else "NONE",
+        "OVERVIEW_COUNT": str(max(overviews, 1)),
         "OVERVIEW_RESAMPLING": layer.overviews.upper(),
         "NUM_THREADS": "2",
     }
@@ -249,19 +250,20 @@ def _copy(source: Path, target: Path, grid: GeoBox, layer: Layer) -> None:
 def _tiling(height: int, width: int) -> tuple[int, int]:
     """Returns block size and number of overviews.
 
-    Both avoid levels that are exactly one block wide but taller than 512: `cog_validate` calls them untiled.
+    `cog_validate` measures levels by their width.  So there is none that is as wide as a block and taller
+    than 512 (it would be called untiled), and none that is as wide as the one before.
     """
-    needed = int(max(height, width) > _BLOCK)
+    needed = int(max(height, width) > _BLOCK and width > 1)
     counts = {block: _overviews(height, width, block) for block in (_BLOCK, 2 * _BLOCK, _BLOCK // 2)}
     return next((block, count) for block, count in counts.items() if count >= needed)
 
 
 def _overviews(height: int, width: int, block: int) -> int:
     count = 0
-    while max(height, width) > _BLOCK:
+    while max(height, width) > _BLOCK and width > 1:
         if width == block and height > _BLOCK:
             return count - 1
-        height, width, count = -(-height // 2), -(-width // 2), count + 1
+        height, width, count = height // 2, width // 2, count + 1  # GDAL's COG driver rounds down
     return count
 
 

@@ -131,6 +131,12 @@ def test_half_precision_with_gradients_becomes_plain_float32():
     assert not rows.requires_grad
 
 
+def test_buffers_follow_the_device_of_the_windows():
+    accumulator = StripAccumulator((4, 4), 1, 4, 0)
+    accumulator.add(Window(0, 0, 4, 4), torch.ones(1, 4, 4, device="meta"))
+    assert accumulator.finish(None).device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("window", "shape"),
     [

@@ -177,22 +177,63 @@ def test_nearest_matches_gdal_but_at_pixel_edges(folder, grid, file):
     found, valid = whole(plan([path], grid, resampling="nearest", dtype="int64"), grid)
     oracle = warped(pixels[0], file, grid, "nearest", nodata=0)
     x, y = exact_places(grid, file)
-    near_edge = np.minimum(np.abs(x - np.rint(x)), np.abs(y - np.rint(y))) < 0.13
+    near_edge = np.minimum(np.abs(x - np.rint(x)), np.abs(y - np.rint(y))) < 0.14
     different = found[0] != oracle
     assert not (different & ~near_edge).any()
     if valid.sum() > 500:
         assert different.mean() < 0.02
 
 
+def smooth_field(shape):
+    rows, cols = np.mgrid[: shape[0], : shape[1]]
+    return (100 * np.sin(rows / 9) + 100 * np.cos(cols / 7)).astype(np.float32)
+
+
+def bilinear(pixels, places):
+    """Returns pixels interpolated at exact places, edges extended."""
+    (col, x), (row, y) = (
+        np.divmod(np.clip(place - 0.5, 0, length - 1 - 1e-9), 1)
+        for place, length in zip(places, pixels.shape[::-1], strict=True)
+    )
+    row, col = row.astype(int), col.astype(int)
+    above = pixels[row, col] * (1 - x) + pixels[row, col + 1] * x
+    below = pixels[row + 1, col] * (1 - x) + pixels[row + 1, col + 1] * x
+    return above * (1 - y) + below * y
+
+
 @modest
-@given(grid=grids, file=files.filter(lambda file: abs(file.affine.determinant) ** 0.5 > 11))
-def test_bilinear_matches_gdal_on_smooth_fields(folder, grid, file):
-    rows, cols = np.mgrid[: file.shape[0], : file.shape[1]]
-    field = (100 * np.sin(rows / 9) + 100 * np.cos(cols / 7)).astype(np.float32)
+@given(grid=grids, file=files.filter(lambda file: min(file.shape) > 1 and ground(file) > 6))
+def test_bilinear_is_bilinear_at_exact_places(folder, grid, file):
+    field = smooth_field(file.shape)
+    found, valid = whole(plan([fresh(folder, field, file)], grid), grid)
+    error = np.abs(found[0] - bilinear(field, exact_places(grid, file)))
+    assert error[valid].max(initial=0) < 0.4
+
+
+def ground(grid):
+    """Returns the rough pixel size on the ground, metres."""
+    return abs(grid.affine.determinant) ** 0.5 * (85_000 if grid.crs == "EPSG:4326" else 1)
+
+
+# GDAL widens its kernel where the enclosing box of turned pixels looks finer than the target.
+upright = st.builds(grid_at, st.sampled_from(CRSS), st.just((50, 40)))
+coarse = st.builds(
+    grid_at,
+    st.sampled_from(CRSS),
+    st.just((40, 50)),
+    st.floats(16, 33),
+    offset=st.tuples(*[st.floats(-9, 9)] * 2),
+)
+
+
+@modest
+@given(grid=upright, file=coarse)
+def test_bilinear_matches_gdal_where_it_is_bilinear(folder, grid, file):
+    field = smooth_field(file.shape)
     found, valid = whole(plan([fresh(folder, field, file)], grid), grid)
     oracle = warped(field, file, grid, "bilinear", nodata=-9999)
     both = valid & (oracle != -9999) & inside(exact_places(grid, file), file, margin=1)
-    assert np.abs(found[0] - oracle)[both].max(initial=0) < 100 / 7 * 0.15
+    assert np.abs(found[0] - oracle)[both].max(initial=0) < (100 / 7 + 100 / 9) * 0.125 + 0.4
 
 
 def warped(pixels, file, grid, look, nodata):
@@ -526,13 +567,14 @@ def test_zion_matches_gdalwarp():
     assert pixels.shape == (4, 1428, 1128)
     assert valid.all()
     elevation, known = whole(plan([ZION / "srtm.tif"], grid), grid)
-    oracle = reprojected(ZION / "srtm.tif", grid, "bilinear")
-    assert 0.014 < 1 - known.mean() < 0.016
-    both = known & (oracle != 65535)
-    assert both.mean() / known.mean() > 0.999
-    assert np.quantile(np.abs(elevation[0] - oracle)[both], 0.999) <= 1
+    oracle, file, heights = reprojected(ZION / "srtm.tif", grid, "bilinear")
+    assert 0.0145 < 1 - known.mean() < 0.0155
+    assert ((oracle != 65535) == known).mean() > 0.9995
+    assert np.abs(elevation[0] - bilinear(heights, exact_places(grid, file)))[known].max() < 0.05
+    # GDAL approximates places to 0.05 pixels here whatever its tolerance: metres at Zion's cliffs.
+    assert np.quantile(np.abs(elevation[0] - oracle)[known & (oracle != 65535)], [0.5, 0.9]).max() < 2
     labels, known = whole(plan([ZION / "nlcd.tif"], grid, resampling="nearest", dtype="int64"), grid)
-    oracle = reprojected(ZION / "nlcd.tif", grid, "nearest")
+    oracle, *_ = reprojected(ZION / "nlcd.tif", grid, "nearest")
     assert known.all()
     assert (labels[0] == oracle).mean() > 0.999
 
@@ -540,4 +582,5 @@ def test_zion_matches_gdalwarp():
 def reprojected(path, grid, look):
     with rasterio.open(path) as dataset:
         place = GeoBox(dataset.shape, dataset.transform, dataset.crs.to_wkt())
-        return warped(dataset.read(1), place, grid, look, nodata=int(dataset.nodata))
+        pixels = dataset.read(1)
+        return warped(pixels, place, grid, look, nodata=int(dataset.nodata)), place, pixels.astype(float)

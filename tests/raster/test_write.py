@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
@@ -124,6 +125,8 @@ def test_confidence_is_scaled_and_averaged_without_nodata(tmp_path):
     dtype=st.sampled_from(["uint8", "int16", "float32"]),
     step=st.integers(1, 400),
 )
+@example(shape=(1100, 1), bands=1, dtype="uint8", step=400)
+@example(shape=(1, 1100), bands=3, dtype="uint8", step=400)
 def test_any_shape_comes_back(tmp_path, shape, bands, dtype, step):
     rows = pixels(bands, *shape, dtype=dtype)
     names = tuple(f"p{index}" for index in range(bands))
@@ -155,14 +158,15 @@ def test_levels_as_wide_as_a_block_are_valid_too(tmp_path, shape):
 
 
 @given(
-    st.integers(1, 10**6), st.one_of(st.integers(1, 10**6), st.sampled_from([512, 1023, 1024, 2047, 4096]))
+    st.integers(1, 10**6), st.one_of(st.integers(1, 10**6), st.sampled_from([512, 1024, 1025, 2047, 4096]))
 )
 def test_every_shape_has_a_tiling_with_overviews_and_without_levels_one_block_wide(height, width):
     block, count = write._tiling(height, width)
-    levels = [(-(-height // 2**level), -(-width // 2**level)) for level in range(count + 1)]
+    levels = [(height // 2**level, width // 2**level) for level in range(count + 1)]
     assert block in {256, 512, 1024}
     assert all(cols != block or rows <= 512 for rows, cols in levels)
-    assert (count > 0) == (max(height, width) > 512)
+    assert all(cols < before for (_, before), (_, cols) in pairwise(levels))
+    assert (count > 0) == (max(height, width) > 512 and width > 1)
 
 
 @pytest.mark.parametrize(
