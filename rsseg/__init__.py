@@ -1,3 +1,69 @@
-"""rsseg: land-cover maps from several sensors at once, also when some of them are missing."""
+"""rsseg: land-cover maps from several sensors at once, also when some of them are missing.
+
+The names below are the public ones.  They load when they are first used, so that neither `import rsseg` nor
+the command line waits for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsseg.batch import Batch, Sample
+    from rsseg.checkpoint import load_model
+    from rsseg.classmap import ClassMap
+    from rsseg.data.scenes import Scene, Scenes
+    from rsseg.data.tiles import open_scene
+    from rsseg.errors import RssegError
+    from rsseg.geo import Window
+    from rsseg.modality import Modality
+    from rsseg.models.catalogue import build
+    from rsseg.predict.scene import predict_scene
+    from rsseg.recipe import Recipe
+    from rsseg.train.fit import fit
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "ClassMap",
+    "Modality",
+    "Recipe",
+    "RssegError",
+    "Sample",
+    "Scene",
+    "Scenes",
+    "Window",
+    "__version__",
+    "build",
+    "fit",
+    "load_model",
+    "open_scene",
+    "predict_scene",
+]
+
+_HOMES = {
+    "Batch": "rsseg.batch",
+    "ClassMap": "rsseg.classmap",
+    "Modality": "rsseg.modality",
+    "Recipe": "rsseg.recipe",
+    "RssegError": "rsseg.errors",
+    "Sample": "rsseg.batch",
+    "Scene": "rsseg.data.scenes",
+    "Scenes": "rsseg.data.scenes",
+    "Window": "rsseg.geo",
+    "build": "rsseg.models.catalogue",
+    "fit": "rsseg.train.fit",
+    "load_model": "rsseg.checkpoint",
+    "open_scene": "rsseg.data.tiles",
+    "predict_scene": "rsseg.predict.scene",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rsseg' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

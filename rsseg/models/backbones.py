@@ -93,6 +93,10 @@ def build_backbone(name: str, weights: str | None = None) -> Staged | Whole:
 def lift_stem(backbone: nn.Module) -> nn.Conv2d:
     """Takes the first convolution out of a backbone and returns it; what is left expects its output."""
     name, conv = next((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
+    if conv.in_channels != 3:
+        raise ModelError(
+            f"backbone with {conv.in_channels} channels into {name} cannot have a stem: own; use stem: repeat"
+        )
     backbone.set_submodule(name, nn.Identity())
     return conv
 

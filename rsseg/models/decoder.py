@@ -18,7 +18,7 @@ SMALL = ("mit_b0", "mit_b1", "pvt_v2_b0", "pvt_v2_b1", "resnet18", "resnet34")
 
 def default_width(backbone: str) -> int:
     """Returns the decoder's width for a backbone, as in SegFormer: 256 for small ones, 512 else."""
-    return 256 if backbone in SMALL else 512
+    return 256 if backbone.split(".")[0] in SMALL else 512  # without timm's tag of the weights
 
 
 class Lateral(nn.Module):

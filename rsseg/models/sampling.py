@@ -17,7 +17,7 @@ def inverted(robustness: Tensor, valid: Tensor) -> Tensor:
         robustness: (B, M, h, w), r; detached here and floored at 1e-6 [inferred].
         valid: (B, M, h, w), boolean.
     """
-    inverse = torch.where(valid, 1 / robustness.detach().clamp(min=FLOOR), 0)
+    inverse = torch.where(valid, 1 / robustness.detach().float().clamp(min=FLOOR), 0)  # 1e6 is inf in float16
     return inverse / inverse.sum(1, keepdim=True).clamp(min=1)
 
 

@@ -43,9 +43,9 @@ class Plan:
     backbone: str
     """A name that SMP (mit_b0 … mit_b5) or timm knows."""
     weights: str | None = None
-    """"imagenet", the path of a local file, or None for random ones."""
+    """Either "imagenet", the path of a local file, or None for random ones."""
     stem: str = "own"
-    """"own": a first convolution per modality; "repeat": one for all, a single band repeated to three."""
+    """Either "own", a first convolution per modality, or "repeat", one for all and a single band repeated."""
 
     def __post_init__(self) -> None:
         if not self.modalities or any(channels < 1 for channels in self.modalities.values()):
@@ -146,11 +146,23 @@ class Segmenter(nn.Module, ABC, Generic[S]):
             ModelError: as in `forward`, or the method has no such shares.
         """
         if not isinstance(self, Contributing):
-            raise ModelError(
-                f"method {type(self).__name__.lower()} has no contributions; use one that weighs, such as sgma"
-            )
+            method = type(self).__name__.lower()
+            raise ModelError(f"method {method} has no contributions; use one that weighs, such as sgma")
         shares = self.shares(self._encode(self._see(images, valid)))
         return dict(zip(self.modalities, shares.unbind(1), strict=True))
+
+    def check_tile(self, length: int) -> None:
+        """Checks that a tile of this height or width, pixels, fits the backbone's strides.
+
+        Raises:
+            ModelError: it does not; the message says which sizes do.
+        """
+        if length % self.stride:
+            below, above = length // self.stride * self.stride, -(-length // self.stride) * self.stride
+            use = f"{below} or {above}" if below else f"{above}"
+            raise ModelError(
+                f"tile {length} is not a multiple of the model's stride {self.stride}; use {use}"
+            )
 
     @abstractmethod
     def _encode(self, seen: Seen) -> S:
@@ -183,9 +195,14 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         odd = sorted(images.keys() ^ valid.keys())
         if odd:
             raise ModelError(f"modality {odd[0]} needs both an image and a valid map; got only one of them")
-        batch, _, *size = next(iter(images.values())).shape
+        first = next(iter(images.values()))
+        if first.ndim != 4:
+            raise ModelError(
+                f"image of {next(iter(images))} has shape {tuple(first.shape)}; expected (B, C, H, W)"
+            )
+        batch, _, *size = first.shape
         for length in size:
-            self._check_size(length)
+            self.check_tile(length)
         for name, image in images.items():
             _check_shape(f"image of {name}", image, (batch, self.modalities[name], *size))
             _check_shape(f"valid map of {name}", valid[name], (batch, *size))
@@ -196,14 +213,6 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         for name in names:
             if name not in self.modalities:
                 raise ModelError(f"unknown modality {name!r}; this model knows {_listed(self.modalities)}")
-
-    def _check_size(self, length: int) -> None:
-        if length % self.stride:
-            below, above = length // self.stride * self.stride, -(-length // self.stride) * self.stride
-            use = f"{below} or {above}" if below else f"{above}"
-            raise ModelError(
-                f"tile {length} is not a multiple of the model's stride {self.stride}; use {use}"
-            )
 
     def _kept(self, subset: Sequence[str], device: torch.device) -> Tensor:
         self._check_names(subset)

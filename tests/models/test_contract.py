@@ -1,5 +1,6 @@
 """The contract of every method: a new line in METHODS is covered the moment it is there."""
 
+import copy
 import itertools
 
 import pytest
@@ -197,6 +198,29 @@ def test_subsets_are_separate_runs(ready, views, method):
 
 
 @methods
+def test_reduced_precision(make_model, views, method):
+    seen, model = views({"s1": "swath", "dsm": "half the batch"}), make_model(method)
+    exact = logits_of(model, seen)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(logits_of(model, seen).float(), exact, atol=0.05, rtol=0.05)
+        loss = sum(model.train().losses(seen.images, seen.valid, seen.target).values())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@methods
+def test_a_copy_is_independent(ready, views, method):
+    """Averaged weights are kept in a deep copy."""
+    seen, model = views(), ready(method)
+    other = copy.deepcopy(model)
+    before = logits_of(model, seen)
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    assert torch.equal(before, logits_of(model, seen))
+
+
+@methods
 def test_a_single_item_of_the_smallest_tile_can_be_trained(make_model, views, method):
     """Batch normalisation alone would refuse one value per channel."""
     seen = views(batch=1).only(["rgb"])
@@ -226,6 +250,7 @@ def _bad_inputs():
             lambda x, v: (x | {"rgb": x["s1"]}, v),
             r"image of rgb .* \(2, 2, 64, 64\); expected \(2, 3",
         ),
+        ("no batch", lambda x, v: ({"rgb": x["rgb"][0]}, {"rgb": v["rgb"][0]}), r"expected \(B, C, H, W\)"),
         ("rank", lambda x, v: (x | {"dsm": x["dsm"][0]}, v), "image of dsm has shape"),
         (
             "dtype",

@@ -40,9 +40,9 @@ def test_numbers_of_the_literal_head(training):
 
 
 def test_widths():
-    assert {n: default_width(n) for n in ("mit_b0", "resnet34", "mit_b2", "resnet50")} == {
+    assert {n: default_width(n) for n in ("mit_b0", "pvt_v2_b0.in1k", "mit_b2", "resnet50")} == {
         "mit_b0": 256,
-        "resnet34": 256,
+        "pvt_v2_b0.in1k": 256,
         "mit_b2": 512,
         "resnet50": 512,
     }

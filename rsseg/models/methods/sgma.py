@@ -62,11 +62,12 @@ class Sgma(Segmenter[Encoded]):
     robustness.  Objective: 2·CE(fused) + 1·CE(single), eqs (12)-(14) [secondary, sgma.md section 5].
 
     Args:
-        plan: modalities, classes, backbone. fused_weight: factor of the fused branch's cross-entropy.
-        single_weight: factor of the single branch's. draw: one draw per sample for each "scale" apart
-        [inferred], or one per "sample" for all scales. prototypes: how class answers are normalised: over
-        "positions", "classes", or by "count" (see `Prototypes`). decoder_width: channels inside the decoder;
-        None = by the backbone.
+        plan: modalities, classes, backbone.
+        fused_weight: factor of the fused branch's cross-entropy.
+        single_weight: factor of the single branch's.
+        draw: one draw per sample for each "scale" apart [inferred], or one per "sample" for all scales.
+        prototypes: how class answers are normalised: over "positions", "classes", or by "count".
+        decoder_width: channels inside the decoder; None = by the backbone.
     """
 
     def __init__(
