@@ -3,7 +3,7 @@
 Run: python examples/demo.py FOLDER
 """
 
-import shutil
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -14,19 +14,18 @@ from rsseg import cli
 def main(folder: Path) -> None:
     """Runs the four commands that a user would type."""
     started = time.monotonic()
-    for made in ("city", "run", "maps"):
-        shutil.rmtree(folder / made, ignore_errors=True)
-    model = folder / "run" / "best.safetensors"
+    city, run, maps = (str(folder / name) for name in ("city", "run", "maps"))
+    model = f"{run}/best.safetensors"
     commands = [
-        f"simulate {folder}/city --modalities rgb,nir,dsm",
-        f"train quickstart data.root={folder}/city --out {folder}/run",
-        f"evaluate {model} --out {folder}/run/scores",
-        f"predict {model} {folder}/city --scene test_000 --out {folder}/maps",
-        f"predict {model} {folder}/city --scene test_000 --without rgb --out {folder}/maps/without_rgb",
+        ["simulate", city, "--modalities", "rgb,nir,dsm"],
+        ["train", "quickstart", f"data.root={city}", "--out", run],
+        ["evaluate", model, "--out", f"{run}/scores"],
+        ["predict", model, city, "--scene", "test_000", "--out", maps],
+        ["predict", model, city, "--scene", "test_000", "--without", "rgb", "--out", f"{maps}/without_rgb"],
     ]
     for command in commands:
-        print(f"\n$ rsseg {command}", flush=True)
-        code = cli.run(command.split())
+        print(f"\n$ rsseg {shlex.join(command)}", flush=True)
+        code = cli.run([*command, "--overwrite"])  # of an earlier demo; other files are left alone
         if code:
             sys.exit(code)
     print(f"\nDone in {time.monotonic() - started:.0f} s.  The scenes are simulated, and so are the scores.")

@@ -11,7 +11,8 @@ from rsseg import facts
 from rsseg.errors import SceneError
 from rsseg.facts import IGNORED
 
-Raw = int | tuple[int, int, int]
+Part = Annotated[int, Field(ge=0, le=255)]
+Raw = int | tuple[Part, Part, Part]
 """A label as it stands in a file: one value, or an RGB triple."""
 
 
@@ -91,11 +92,13 @@ class ClassMap(facts.Fact):
         codes = _pack(raw) if self.bands == 3 else raw.astype(np.int64)
         known, ids = self._lookup
         place = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
-        strange = known[place] != codes
+        strange: npt.NDArray[np.bool_] = known[place] != codes
+        if self.bands == 3:
+            strange |= ((raw < 0) | (raw > 255)).any(0)  # their codes would be those of other colours
         if valid is not None:
             strange &= valid
         if strange.any():
-            raise SceneError(self._complaint(codes[strange]))
+            raise SceneError(self._complaint(raw[..., strange]))
         result: npt.NDArray[np.int64] = ids[place]
         return result if valid is None else np.where(valid, result, IGNORED)
 
@@ -135,11 +138,11 @@ class ClassMap(facts.Fact):
         table = np.asarray(sorted(pairs), np.int64)
         return table[:, 0], table[:, 1]
 
-    def _complaint(self, strange: npt.NDArray[np.int64]) -> str:
-        values, counts = np.unique(strange, return_counts=True)
+    def _complaint(self, strange: npt.NDArray[np.integer]) -> str:
+        values, counts = np.unique(strange, axis=-1, return_counts=True)
         most = int(np.argmax(counts))
-        value = _unpack(int(values[most])) if self.bands == 3 else int(values[most])
-        others = f" and {len(values) - 1} other values" if len(values) > 1 else ""
+        value = values[..., most].tolist()
+        others = f" and {len(counts) - 1} other values" if len(counts) > 1 else ""
         return (
             f"label value {value} ({counts[most]} pixels){others} not in the class map; "
             "add it to a class or to `ignored`"
@@ -162,7 +165,3 @@ def _code(raw: Raw) -> int:
 def _pack(raw: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     codes: npt.NDArray[np.int64] = np.tensordot([1 << 16, 1 << 8, 1], raw.astype(np.int64), axes=1)
     return codes
-
-
-def _unpack(code: int) -> tuple[int, int, int]:
-    return code >> 16, (code >> 8) & 255, code & 255

@@ -27,11 +27,8 @@ def swath(height: int, width: int, share: float, generator: torch.Generator | No
     angle = 2 * math.pi * float(torch.rand((), generator=generator))
     rows = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
     cols = torch.arange(width, dtype=torch.float64)[None, :] - (width - 1) / 2
-    # the tiny second term breaks ties, so that exactly the stated number of pixels is cut off
-    distance = (
-        rows * math.sin(angle) + cols * math.cos(angle) + 1e-6 * (rows * width + cols) / (height * width)
-    )
+    distance = rows * math.sin(angle) + cols * math.cos(angle)
     beyond = round(share * height * width)
     seen = torch.ones(height * width, dtype=torch.bool)
-    seen[distance.flatten().argsort()[:beyond]] = False
+    seen[distance.flatten().argsort(stable=True)[:beyond]] = False
     return seen.reshape(height, width)

@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).parent
 class Fact(BaseModel):
     """A value read from YAML: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
 
 
 FactT = TypeVar("FactT", bound=Fact)
@@ -56,14 +56,14 @@ def locate(folder: str, name: str) -> Path:
         RecipeError: no such file; the message names the nearest shipped one.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        candidates = [path, shipped(folder) / path.name]
-    else:
-        candidates = [shipped(folder) / f"{path.name}.yaml"]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise RecipeError(f"{name}: no such file or name in {folder}; {nearest(path.stem, names(folder))}")
+    is_file_name = path.suffix in {".yaml", ".yml"}
+    if is_file_name and path.is_file():
+        return path
+    stem = path.stem if is_file_name else path.name
+    packed = shipped(folder) / f"{stem}.yaml"
+    if path.parent in {Path(), Path(folder)} and packed.is_file():
+        return packed
+    raise RecipeError(f"{name}: no such file or name in {folder}; {nearest(stem, names(folder))}")
 
 
 def nearest(given: str, known: list[str]) -> str:
@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error}); give a YAML file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, e.g. 2024-13-01
         place = " ".join(str(error).split())
         raise RecipeError(f"{path}: not valid YAML ({place}); mend the file") from error
     if not isinstance(content, dict):
@@ -104,7 +104,10 @@ def parse(kind: type[FactT], content: Mapping[str, Any], source: str) -> FactT:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{source}: {_explain(kind, error.errors()[0])}") from error
+        # A misspelled key is also a missing one, and a bad RGB triple is also no single value: the unknown
+        # key tells most, then the deepest place.
+        first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
+        raise RecipeError(f"{source}: {_explain(kind, first)}") from error
 
 
 def load(kind: type[FactT], folder: str, name: str) -> FactT:

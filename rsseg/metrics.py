@@ -60,7 +60,8 @@ class Confusion(Metric):
         rows = target[counted].long()
         cols = predicted[counted].long().clamp(max=self.classes)
         cells = rows * (self.classes + 1) + cols
-        self.matrix += torch.bincount(cells, minlength=self.matrix.numel()).reshape(self.matrix.shape)
+        added = torch.bincount(cells, minlength=self.matrix.numel()).reshape(self.matrix.shape)
+        self.matrix = self.matrix + added  # not in place: earlier results of `compute` stay as they are
 
     def compute(self) -> Tensor:
         """Returns the matrix of everything counted so far, (K, K + 1) int64."""
@@ -84,7 +85,7 @@ def scores(matrix: Tensor) -> Scores:
     Raises:
         SceneError: the matrix is empty.
     """
-    counts = matrix.double().cpu()
+    counts = matrix.cpu().double()
     total = counts.sum()
     if total == 0:
         raise SceneError("no labelled pixel that any modality sees; check the labels and the split")

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 _FAINTEST = 1e-6
-"""Linear power below which SAR has no meaning: -60 dB."""
+"""Power below which SAR has no meaning, linear: -60 dB."""
 
 
 class Modality(facts.Fact):
@@ -72,10 +72,10 @@ class Modality(facts.Fact):
             >>> sar.physical(np.full((1, 1, 1), 0.1, "f4"), np.ones((1, 1), bool)).item()
             -10.0
         """
-        values = np.where(valid, pixels, 1).astype(np.float32)
+        values = pixels.astype(np.float32)
         if self.units in {"linear", "amplitude"}:
             factor = 10 if self.units == "linear" else 20
-            values = factor * np.log10(np.maximum(values, _FAINTEST))
+            values = factor * np.log10(np.maximum(values, _FAINTEST ** (10 / factor)))
         if self.relative == "window" and valid.any():
             values = values - np.median(values[:, valid], axis=1)[:, None, None]
         if self.clip is not None:

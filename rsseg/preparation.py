@@ -1,12 +1,14 @@
 """Recipe → facts and split scenes: what training and evaluation both begin with."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rsseg import classmap, datasets, modality
 from rsseg.classmap import ClassMap
 from rsseg.data import splits
 from rsseg.data.scenes import Scenes, only
-from rsseg.errors import RecipeError
+from rsseg.errors import RecipeError, RssegError
 from rsseg.facts import nearest
 from rsseg.modality import Modality
 from rsseg.recipe import Data, Recipe, expand
@@ -62,3 +64,19 @@ def split_scenes(recipe: Recipe, order: Sequence[str]) -> Scenes:
 def roles(modalities: Mapping[str, Modality]) -> dict[str, str]:
     """Returns modality → role."""
     return {name: entry.role for name, entry in modalities.items()}
+
+
+def require_writable(out: Path) -> None:
+    """Checks that results can be written, before they are computed; creates nothing.
+
+    Args:
+        out: folder of the results, which need not exist.
+
+    Raises:
+        RssegError: a file is in the way, or the folder cannot be written to.
+    """
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise RssegError(f"{there}: is a file, expected a folder; give another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RssegError(f"{there}: cannot be written to (permission denied); give another --out")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from rsseg import facts
 from rsseg.errors import RecipeError
@@ -19,7 +19,13 @@ from rsseg.errors import RecipeError
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-class Data(facts.Fact):
+class Section(facts.Fact):
+    """Part of a recipe; its numbers are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Data(Section):
     """Which scenes, and how tiles are taken from them."""
 
     dataset: str
@@ -68,7 +74,7 @@ class Data(facts.Fact):
     def _consistent(self) -> Self:
         if self.reference is not None and self.reference not in self.modalities:
             raise ValueError(f"reference {self.reference!r} is not one of {', '.join(self.modalities)}")
-        if self.val + self.test >= 1:
+        if self.split == "blocks" and self.val + self.test >= 1:
             raise ValueError(f"val {self.val} + test {self.test} leave nothing for training; lower them")
         return self
 
@@ -84,7 +90,7 @@ class Data(facts.Fact):
         return self.tile if self.guard is None else self.guard
 
 
-class Model(facts.Fact):
+class Model(Section):
     """Which network."""
 
     method: str
@@ -99,7 +105,7 @@ class Model(facts.Fact):
     """Options of the method; unknown ones are answered with the known ones."""
 
 
-class Train(facts.Fact):
+class Train(Section):
     """How it learns."""
 
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -128,7 +134,7 @@ class Train(facts.Fact):
     """Epochs between validations."""
 
 
-class Predict(facts.Fact):
+class Predict(Section):
     """How whole scenes are mapped."""
 
     tile: Annotated[int, Field(ge=32)] | None = None
@@ -145,7 +151,7 @@ class Predict(facts.Fact):
         return self
 
 
-class Recipe(facts.Fact):
+class Recipe(Section):
     """All decisions of a run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
@@ -158,6 +164,13 @@ class Recipe(facts.Fact):
     predict: Predict = Field(default_factory=Predict)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
     """Of everything that is drawn."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tile, overlap = self.predict_tile, self.predict_overlap
+        if overlap >= tile:
+            raise ValueError(f"predict.overlap {overlap} is not less than the tile {tile}; lower it")
+        return self
 
     @property
     def predict_tile(self) -> int:
@@ -196,7 +209,7 @@ def expand(text: str) -> Path:
     """Returns a path with ${VAR}, ${VAR:-default} and ~ resolved.
 
     Raises:
-        RecipeError: a variable without a default is not set.
+        RecipeError: a variable without a default is not set, or empty.
 
     Example:
         >>> expand("${RSSEG_NOWHERE:-data}/x").as_posix()
@@ -204,7 +217,7 @@ def expand(text: str) -> Path:
     """
 
     def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1], match[2])
+        found = os.environ.get(match[1]) or match[2]  # as in a shell, empty is like unset
         if found is None:
             raise RecipeError(f"{text}: environment variable {match[1]} is not set; export {match[1]}=PATH")
         return found
@@ -227,7 +240,7 @@ def override(content: dict[str, Any], item: str) -> None:
         raise RecipeError(f"override {item!r}: expected section.key=value, e.g. train.epochs=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, e.g. 2024-13-01
         raise RecipeError(f"override {item!r}: the value is not valid YAML; quote it") from error
     *sections, last = key.split(".")
     for section in sections:

@@ -1,6 +1,9 @@
 """The only LightningDataModule: tiles and the order in which they come, as batches."""
 
+from typing import Any
+
 import lightning
+import torch
 from torch.utils.data import DataLoader
 
 from rsseg.batch import Batch, Sample
@@ -47,6 +50,16 @@ class SceneData(lightning.LightningDataModule):
         """Returns the same windows at every validation."""
         return self._loader(*self.val, drop_last=False)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns which epoch comes next, at the end of one."""
+        return {"epoch": 0 if self.trainer is None else self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the epoch: reader processes draw their first tiles before Lightning tells the sampler."""
+        sampler = self.train[1]
+        if not isinstance(sampler, GridTiles):
+            sampler.set_epoch(state_dict["epoch"])
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on their device."""
         training = self.trainer is not None and self.trainer.training
@@ -61,4 +74,5 @@ class SceneData(lightning.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             drop_last=drop_last,
+            generator=torch.Generator(),  # iterators then draw nothing from the global one
         )

@@ -3,10 +3,13 @@
 Each sampler yields (scene index, window) pairs, reproducible from its seed and the epoch alone.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from shapely import box, prepare
+import numpy.typing as npt
+from shapely import box, get_parts, prepare
+from shapely.affinity import affine_transform
 from shapely.geometry.base import BaseGeometry
 from torch.utils.data import Sampler
 
@@ -17,6 +20,8 @@ from rsseg.facts import IGNORED
 from rsseg.geo import Window, cover, draw
 
 _TRIES = 100
+_SLIVER = 1e-9
+"""Shares of a window up to this are rounding errors of coordinates."""
 _LEAST_SHARE = 0.25
 """A window drawn for training lies in the split's area by at least this share."""
 
@@ -35,8 +40,9 @@ class GridTiles(Sampler[Where]):
         places = [
             (index, window)
             for index, scene in enumerate(scenes)
+            for area in [_area(scene)]
             for window in cover(scene.shape, tile)
-            if _overlaps(scene, window)
+            if _inside(window, area) > _SLIVER
         ]
         if most is not None and len(places) > most:
             keep = np.linspace(0, len(places) - 1, most).round().astype(int)
@@ -66,8 +72,8 @@ class RandomTiles(Sampler[Where]):
         self.tile = tile
         self.seed = seed
         self.epoch = 0
-        self.areas = [_pixels(scene) for scene in scenes]
-        self.count = count or max(1, round(sum(self.areas) / tile**2))
+        self.areas = [_area(scene) for scene in scenes]
+        self.count = count or max(1, round(sum(area.area for area in self.areas) / tile**2))
 
     def set_epoch(self, epoch: int) -> None:
         """Tells which epoch comes next (Lightning calls this)."""
@@ -78,9 +84,8 @@ class RandomTiles(Sampler[Where]):
 
     def __iter__(self) -> Iterator[Where]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        chance = np.asarray(self.areas) / sum(self.areas)
-        for index in rng.choice(len(self.scenes), self.count, p=chance):
-            yield int(index), _draw_inside(self.scenes[index], self.tile, rng)
+        for index in rng.choice(len(self.scenes), self.count, p=_shares(self.areas)):
+            yield int(index), _draw_inside(self.areas[index], self.scenes[index].shape, self.tile, rng)
 
 
 class BalancedTiles(Sampler[Where]):
@@ -120,44 +125,63 @@ class BalancedTiles(Sampler[Where]):
             yield index, _jittered(window, self.scenes[index].shape, rng)
 
 
-def _overlaps(scene: OpenScene, window: Window) -> bool:
-    area = scene.scene.area
-    return area is None or bool(area.intersection(_outline(scene, window)).area > 0)
-
-
-def _draw_inside(scene: OpenScene, tile: int, rng: np.random.Generator) -> Window:
-    """Draws a window that lies in the area well enough; small areas take the best of many tries."""
-    area = scene.scene.area
-    window = draw(scene.shape, tile, rng)
-    if area is None:
-        return window
+def _area(scene: OpenScene) -> BaseGeometry:
+    """Returns the split's area in pixels of the scene's grid: x = column, y = row."""
+    height, width = scene.shape
+    if scene.scene.area is None:
+        return box(0, 0, width, height)
+    to_pixels = ~scene.grid.affine
+    terms = (to_pixels.a, to_pixels.b, to_pixels.d, to_pixels.e, to_pixels.c, to_pixels.f)
+    area: BaseGeometry = affine_transform(scene.scene.area, terms)
     prepare(area)
-    best, most = window, -1.0
+    return area
+
+
+def _inside(window: Window, area: BaseGeometry) -> float:
+    """Returns the share of a window that lies in the area."""
+    rows, cols = window.slices
+    outline = box(cols.start, rows.start, cols.stop, rows.stop)
+    if not area.intersects(outline):
+        return 0.0
+    return float(area.intersection(outline).area / outline.area)
+
+
+def _shares(areas: Sequence[BaseGeometry]) -> npt.NDArray[np.float64]:
+    sizes = np.asarray([area.area for area in areas])
+    shares: npt.NDArray[np.float64] = sizes / sizes.sum()
+    return shares
+
+
+def _draw_inside(area: BaseGeometry, shape: tuple[int, int], tile: int, rng: np.random.Generator) -> Window:
+    """Draws a window that lies in the area well enough; small areas take the best of many tries.
+
+    The draw is about one part of the area, so that small and scattered ones are found.
+    """
+    parts = list(get_parts(area))
+    part = parts[rng.choice(len(parts), p=_shares(parts))]
+    best = _draw_near(part, shape, tile, rng)
     for _ in range(_TRIES):
-        outline = _outline(scene, window)
-        share = area.intersection(outline).area / outline.area if area.intersects(outline) else 0.0
-        if share >= _LEAST_SHARE:
-            return window
-        best, most = (window, share) if share > most else (best, most)
-        window = draw(scene.shape, tile, rng)
+        if _inside(best, area) >= _LEAST_SHARE:
+            break
+        best = max(best, _draw_near(part, shape, tile, rng), key=lambda window: _inside(window, area))
     return best
 
 
-def _outline(scene: OpenScene, window: Window) -> BaseGeometry:
-    return box(*scene.grid[window.slices].boundingbox.bbox)
+def _draw_near(part: BaseGeometry, shape: tuple[int, int], tile: int, rng: np.random.Generator) -> Window:
+    """Draws a window of the grid that meets the part's bounds."""
+    left, top, right, bottom = part.bounds
+    rows = _reach(top, bottom, shape[0], tile)
+    cols = _reach(left, right, shape[1], tile)
+    window = draw((rows[1] - rows[0], cols[1] - cols[0]), tile, rng)
+    return window.shifted(rows[0], cols[0])
 
 
-def _pixels(scene: OpenScene) -> float:
-    height, width = scene.shape
-    area = scene.scene.area
-    if area is None:
-        return float(height * width)
-    return float(area.area / abs(scene.grid.resolution.x * scene.grid.resolution.y))
+def _reach(start: float, stop: float, length: int, tile: int) -> tuple[int, int]:
+    """Returns the pixels of one axis that windows of this size, if they meet [start, stop], can hold."""
+    return max(math.floor(start) - tile + 1, 0), min(math.ceil(stop) + tile - 1, length)
 
 
-def _class_counts(
-    scene: OpenScene, window: Window, class_map: ClassMap
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _class_counts(scene: OpenScene, window: Window, class_map: ClassMap) -> npt.NDArray[np.int64]:
     ids = scene.target(window, class_map)
     counts = np.bincount(ids[ids != IGNORED], minlength=len(class_map))
     return counts.astype(np.int64)

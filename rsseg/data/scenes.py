@@ -38,7 +38,9 @@ class Scene:
     split: str | None = None
     """train, val or test."""
     area: BaseGeometry | None = field(default=None, compare=False)
-    """The part of the scene that belongs to the split, in the CRS of its grid; None is the whole scene."""
+    """The part of the scene that belongs to the split, in `area_crs`; None is the whole scene."""
+    area_crs: str | None = field(default=None, compare=False)
+    """CRS of the scene's grid, in which `area` is given; None without georeferencing."""
 
     def reference(self, order: Sequence[str]) -> Source:
         """Returns the files whose grid the scene has: of the first modality in `order` that is there."""
@@ -104,12 +106,11 @@ def footprint(scene: Scene, order: Sequence[str]) -> BaseGeometry | None:
     grid = reference_grid(scene.reference(order).paths)
     if grid.crs is None:
         return None
-    if scene.area is not None:
-        outline = gpd.GeoSeries([scene.area], crs=str(grid.crs))
-    else:
-        outline = gpd.GeoSeries([grid.footprint("EPSG:4326").geom], crs="EPSG:4326")
-    shape: BaseGeometry = outline.to_crs("EPSG:4326").iloc[0]
-    return shape
+    whole: BaseGeometry = grid.footprint("EPSG:4326").geom
+    if scene.area is None:
+        return whole
+    area: BaseGeometry = gpd.GeoSeries([scene.area], crs=scene.area_crs).to_crs("EPSG:4326").iloc[0]
+    return area
 
 
 def only(scenes: Scenes, modalities: Sequence[str]) -> Scenes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 from odc.geo.geobox import GeoBox
-from shapely import box, union_all
+from shapely import make_valid, union_all
 from shapely.geometry.base import BaseGeometry
 
 from rsseg.data.scenes import SPLITS, Scene, Scenes
@@ -63,8 +63,7 @@ def by_blocks(scenes: Scenes, gsd: float | None, block: int, guard: int, shares:
     for scene in scenes:
         grid = reference_grid(scene.reference(scenes.modalities).paths, gsd)
         cells = [_outline(grid[window.slices]) for window in _blocks(grid, block)]
-        parts = _assign(cells, shares, rng)
-        rows += _split(scene, _guarded(parts, guard * _pixel(grid)))
+        rows += _split(scene, grid, _assign(cells, shares, rng), guard)
     return replace(scenes, rows=tuple(rows))
 
 
@@ -74,27 +73,36 @@ def by_polygons(scenes: Scenes, gsd: float | None, path: Path, guard: int) -> Sc
     Raises:
         SceneError: the file cannot be read, lacks the column or overlaps no scene; a scene has no CRS.
     """
-    try:
-        polygons = gpd.read_file(path)
-    except Exception as error:  # pyogrio's errors share no base below this
-        raise SceneError(f"{path}: no readable polygons ({error}); give a vector file") from error
-    if "split" not in polygons or polygons.crs is None:
-        raise SceneError(f"{path}: expected a `split` column (train, val, test) and a CRS; add them")
+    polygons = _read_polygons(path)
     rows: list[Scene] = []
     for scene in scenes:
         grid = reference_grid(scene.reference(scenes.modalities).paths, gsd)
         if grid.crs is None:
             raise SceneError(f"scene {scene.id}: has no georeferencing, so polygons cannot split it")
-        local = polygons.to_crs(str(grid.crs))
+        # those elsewhere on Earth may have no place in the scene's CRS
+        near = polygons[polygons.intersects(grid.footprint(str(polygons.crs)).geom)].to_crs(str(grid.crs))
         whole = _outline(grid)
         parts = {
-            name: union_all(local.geometry[local["split"] == name].to_numpy()).intersection(whole)
+            name: union_all(make_valid(near.geometry[near["split"] == name].to_numpy())).intersection(whole)
             for name in SPLITS
         }
-        rows += _split(scene, _guarded(parts, guard * _pixel(grid)))
+        rows += _split(scene, grid, parts, guard)
     if not rows:
         raise SceneError(f"{path}: no polygon overlaps a scene; check the file's CRS")
     return replace(scenes, rows=tuple(rows))
+
+
+def _read_polygons(path: Path) -> gpd.GeoDataFrame:
+    try:
+        polygons = gpd.read_file(path)
+    except Exception as error:  # pyogrio's errors share no base below this
+        raise SceneError(f"{path}: no readable polygons ({error}); give a vector file") from error
+    if "split" not in polygons or getattr(polygons, "crs", None) is None:
+        raise SceneError(f"{path}: expected a `split` column (train, val, test) and a CRS; add them")
+    strange = polygons["split"][~polygons["split"].isin(SPLITS)]
+    if len(strange):
+        raise SceneError(f"{path}: split {strange.iloc[0]!r}; expected train, val or test")
+    return polygons
 
 
 def _blocks(grid: GeoBox, block: int) -> Iterable[Window]:
@@ -133,12 +141,20 @@ def _guarded(parts: Mapping[str, BaseGeometry], distance: float) -> dict[str, Ba
     }
 
 
-def _split(scene: Scene, parts: Mapping[str, BaseGeometry]) -> list[Scene]:
-    return [replace(scene, split=name, area=part) for name, part in parts.items() if not part.is_empty]
+def _split(scene: Scene, grid: GeoBox, parts: Mapping[str, BaseGeometry], guard: int) -> list[Scene]:
+    """Returns a row per split that has an area; points and lines, where polygons merely touch, are none."""
+    crs = None if grid.crs is None else str(grid.crs)
+    areas = {name: part.buffer(0) for name, part in _guarded(parts, guard * _pixel(grid)).items()}
+    return [
+        replace(scene, split=name, area=area, area_crs=crs)
+        for name, area in areas.items()
+        if not area.is_empty
+    ]
 
 
 def _outline(grid: GeoBox) -> BaseGeometry:
-    return box(*grid.boundingbox.bbox)
+    outline: BaseGeometry = grid.extent.geom  # not its bounding box: a grid may be rotated
+    return outline
 
 
 def _pixel(grid: GeoBox) -> float:

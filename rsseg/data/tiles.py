@@ -129,11 +129,16 @@ def _require_overlap(paths: Sequence[Path], grid: GeoBox, scene: Scene) -> None:
         other = reference_grid([path])
         if grid.crs is None or other.crs is None:
             continue
-        if not other.footprint(grid.crs).intersects(grid.extent):
+        if not (_meets(grid, other) or _meets(other, grid)):
             raise SceneError(
                 f"{path}: lies outside scene {scene.id} ({other.crs} against {grid.crs}); "
                 "check its CRS and transform"
             )
+
+
+def _meets(one: GeoBox, other: GeoBox) -> bool:
+    """Whether grids overlap, seen in the second one's CRS; half the Earth may have no place there."""
+    return bool(one.footprint(str(other.crs)).intersects(other.extent))
 
 
 def _file(scene: Scene) -> str:

@@ -5,8 +5,9 @@ what stands for the fields makes the scene's id, so files of different modalitie
 """
 
 import fnmatch
+import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -16,22 +17,23 @@ from rsseg import facts
 from rsseg.data.scenes import SPLITS, Scene, Scenes, Source
 from rsseg.errors import SceneError
 
-_FIELD = re.compile(r"\{(\w+)(:0\d*d?)?\}")
+_FIELD = re.compile(r"\{([^\W\d]\w*)(:0\d*d?)?\}")
 
 
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Pattern = Annotated[str, Field(pattern="^[^/]")]
+Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class Layer(facts.Fact):
     """Where the files of a modality, or of the labels, lie under the root."""
 
     files: Patterns
-    """One pattern, or one per band; {name} takes any text, {name:02} a number with leading zeros."""
-    indexes: tuple[int, ...] | None = None
+    """One pattern under the root, or one per band; {name} takes any text, {name:02} a zero-padded number."""
+    indexes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     """1-based bands taken from each file; all where absent."""
 
 
@@ -56,6 +58,9 @@ class Folder(facts.Fact):
         strange = sorted(set(self.splits) - set(SPLITS))
         if strange:
             raise ValueError(f"split {strange[0]!r}; expected train, val or test")
+        formed = next((match[1] for match in _FIELD.finditer(self.id) if match[2]), None)
+        if formed:
+            raise ValueError(f"id {self.id!r} formats {formed}; write the field's name alone")
         wanted = {match[0] for match in _FIELD.findall(self.id)}
         for layer in [*self.modalities.values(), *([self.labels] if self.labels else [])]:
             for pattern in layer.files:
@@ -77,7 +82,8 @@ def scenes(root: Path, config: Folder) -> Scenes:
         config: its description.
 
     Raises:
-        SceneError: the root is missing, holds nothing that fits, or a scene lacks one of its band files.
+        SceneError: the root is missing, holds nothing that fits, or a scene lacks one of its band files or
+            has two.
     """
     if not root.is_dir():
         raise SceneError(f"data.root {root}: no such folder; put the data set there or set data.root=PATH")
@@ -101,7 +107,7 @@ def scenes(root: Path, config: Folder) -> Scenes:
 
 def _sources(root: Path, layer: Layer, template: str) -> dict[str, Source]:
     """Returns scene id → files, bands in the order of the patterns."""
-    by_pattern = [dict(_matches(root, pattern, template)) for pattern in layer.files]
+    by_pattern = [_matches(root, pattern, template) for pattern in layer.files]
     ids = sorted({scene for matches in by_pattern for scene in matches})
     for scene in ids:
         for pattern, matches in zip(layer.files, by_pattern, strict=True):
@@ -110,14 +116,28 @@ def _sources(root: Path, layer: Layer, template: str) -> dict[str, Source]:
     return {scene: Source(tuple(m[scene] for m in by_pattern), layer.indexes) for scene in ids}
 
 
-def _matches(root: Path, pattern: str, template: str) -> Iterator[tuple[str, Path]]:
-    expression = re.compile(_regex(pattern))
+def _matches(root: Path, pattern: str, template: str) -> dict[str, Path]:
+    """Returns scene id → the one file that fits a pattern."""
     numbers = {name for name, form in _FIELD.findall(pattern) if form}
-    for path in sorted(root.glob(_FIELD.sub("*", pattern))):
+    expression = re.compile(_regex(pattern))
+    found: dict[str, Path] = {}
+    for path in sorted(root.glob(re.sub(f"({_FIELD.pattern})+", "*", glob.escape(pattern)))):
         match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match:
-            fields = {k: str(int(v)) if k in numbers else v for k, v in match.groupdict().items()}
-            yield template.format_map(fields), path
+        if not match:
+            continue
+        fields = {k: str(int(v)) if k in numbers else v for k, v in match.groupdict().items()}
+        scene = _named(template, fields)
+        if scene in found:
+            raise SceneError(
+                f"scene {scene}: {found[scene]} and {path} both fit {pattern}; take one away, or name all "
+                "fields in the data set's `id`"
+            )
+        found[scene] = path
+    return found
+
+
+def _named(template: str, fields: Mapping[str, str]) -> str:
+    return _FIELD.sub(lambda field: fields[field[1]], template)
 
 
 def _regex(pattern: str) -> str:

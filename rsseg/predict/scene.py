@@ -83,7 +83,7 @@ def views(
     Raises:
         ModelError: the tile does not fit the model's stride, or a subset names an unknown modality.
     """
-    model.segmenter._check_size(sliding.tile)
+    model.segmenter.check_tile(sliding.tile)
     depth = len(model.facts.class_map) + 1  # the last channel says where the subset sees something
     infer = _Inference(model, opened, tuple(subsets), sliding.tile)
     stream = strips(
@@ -140,10 +140,15 @@ def predict_scene(
         progress: takes windows done and in all.
 
     Raises:
-        SceneError: no modality is left.
+        SceneError: no modality is left, of the model or of the scene.
         RasterError: a map exists already or cannot be written.
     """
     subset = remaining(model, without)
+    if not any(name in opened.readers for name in subset):
+        raise SceneError(
+            f"scene {opened.scene.id}: has none of the modalities {', '.join(subset)}; "
+            "take another scene, or less --without"
+        )
     class_map = model.facts.class_map
     stem = safe_stem(opened.scene.id)
     paths = [out / f"{stem}_classes.tif", out / f"{stem}_confidence.tif"]

@@ -22,7 +22,7 @@ METHODS = {
     "sgma": ["model.method=sgma"],
 }
 SEEDS = (1, 2, 3)
-BUDGET = ["data.samples=256", "train.epochs=20", "train.val_every=5"]
+BUDGET = ["data.samples=256", "train.epochs=15", "train.val_every=5"]
 SUBSETS = ("rgb", "nir", "dsm", "rgb+nir", "rgb+dsm", "nir+dsm", "rgb+nir+dsm")
 
 
