@@ -18,15 +18,22 @@ def modalities_of(data: Data) -> dict[str, Modality]:
     """Returns the modalities of a recipe by name, the reference first.
 
     Raises:
-        RecipeError: the data set has no such modality.
+        RecipeError: the data set has no such modality, or its file describes one of another name.
     """
-    known = list(datasets.load(data.dataset).modalities)
+    layers = datasets.load(data.dataset).modalities
+    found = {}
     for name in data.order:
-        if name not in known:
+        if name not in layers:
             raise RecipeError(
-                f"data.modalities: {data.dataset} has no modality {name!r}; {nearest(name, known)}"
+                f"data.modalities: {data.dataset} has no modality {name!r}; {nearest(name, list(layers))}"
             )
-    return {name: modality.load(name) for name in data.order}
+        source = layers[name].modality or name
+        found[name] = modality.load(source)
+        if found[name].name != name:
+            raise RecipeError(
+                f"{source}: describes {found[name].name!r}, expected {name!r}; rename one of them"
+            )
+    return found
 
 
 def class_map_of(data: Data) -> ClassMap:

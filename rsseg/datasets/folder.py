@@ -35,6 +35,8 @@ class Layer(facts.Fact):
     """One pattern under the root, or one per band; {name} takes any text, {name:02} a zero-padded number."""
     indexes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     """1-based bands taken from each file; all where absent."""
+    modality: str | None = None
+    """A YAML file of your own that says what the modality is; configs/modalities where absent."""
 
 
 class Folder(facts.Fact):
@@ -43,7 +45,7 @@ class Folder(facts.Fact):
     description: str
     """What it is and where it comes from."""
     modalities: Annotated[dict[str, Layer], Field(min_length=1)]
-    """Modality of configs/modalities → its files."""
+    """Modality → its files."""
     labels: Layer | None = None
     """Label rasters."""
     classes: str | None = None
