@@ -89,6 +89,9 @@ def save_model(
         model_facts: recipe, modalities, classes, statistics.
         segmenter: the network.
         training: JSON values that say how it came to be.
+
+    Raises:
+        CheckpointError: the file cannot be written.
     """
     tensors, shared = _unshared(segmenter.state_dict())
     header = {
@@ -102,8 +105,11 @@ def save_model(
         "versions": versions(),
     }
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
-    part.replace(path)
+    try:
+        part.write_bytes(save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+        part.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free the disk") from error
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
@@ -116,20 +122,20 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         CheckpointError: no such file, no model file, damaged, or of another version.
     """
-    header = read_header(path)
+    header = _parsed(_content(path), path)
     try:
-        model_facts = _facts(header, path)
-        segmenter = model_facts.network(weights=None)
+        segmenter = header.facts.network(weights=None)
     except RssegError as error:
-        raise CheckpointError(f"{path}: header does not fit this rsseg ({error}); train it again") from error
-    state = _tensors(path)
-    state.update({name: state[kept] for name, kept in header["shared"].items()})
+        raise _unfit(path, error) from error
     try:
-        segmenter.load_state_dict(state)
-    except RuntimeError as error:
+        state = _tensors(path)
+        segmenter.load_state_dict(state | {name: state[twin] for name, twin in header.shared.items()})
+    except (RuntimeError, KeyError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: weights do not fit the network ({reason})") from error
-    return Model(model_facts, segmenter.to(device).eval(), header["training"], header["versions"])
+        raise CheckpointError(
+            f"{path}: weights do not fit the network ({reason}); train or copy it again"
+        ) from error
+    return Model(header.facts, segmenter.to(device).eval(), header.training, header.versions)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -138,19 +144,9 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, no model file, damaged, or of another version.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give a model file such as runs/NAME/best.safetensors")
-    _require_safetensors(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or incomplete ({error}); train or copy it again") from error
-    if text is None:
-        raise CheckpointError(
-            f"{path}: safetensors, but not written by rsseg; give runs/NAME/best.safetensors"
-        )
-    return _checked(json.loads(text), path)
+    content = _content(path)
+    _parsed(content, path)
+    return content
 
 
 def versions() -> dict[str, str]:
@@ -159,19 +155,57 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _checked(header: Any, path: Path) -> dict[str, Any]:
-    found = header.get("format") if isinstance(header, dict) else None
+class _Header(facts.Fact):
+    format: int
+    recipe: Recipe
+    modalities: tuple[Modality, ...]
+    class_map: ClassMap
+    statistics: dict[str, Statistics]
+    shared: dict[str, str]
+    """Name → the name under which a tensor of the same memory is kept."""
+    training: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def facts(self) -> Facts:
+        modalities = {modality.name: modality for modality in self.modalities}
+        return Facts(self.recipe, modalities, self.class_map, self.statistics)
+
+
+def _parsed(content: Mapping[str, Any], path: Path) -> _Header:
+    found = content.get("format")
     if found != FORMAT:
-        made = header.get("versions", {}).get("rsseg", "unknown") if isinstance(header, dict) else "unknown"
+        made = content["versions"].get("rsseg") if isinstance(content.get("versions"), dict) else None
         raise CheckpointError(
-            f"{path}: model file of format {found} (rsseg {made}); this rsseg {version('rsseg')} reads "
-            f"format {FORMAT}: use that version, or train again"
+            f"{path}: model file of format {found} (rsseg {made or 'unknown'}); this rsseg "
+            f"{version('rsseg')} reads format {FORMAT}: use that version, or train again"
         )
-    keys = ("recipe", "modalities", "class_map", "statistics", "shared", "training", "versions")
-    missing = [key for key in keys if key not in header]
-    if missing:
-        raise CheckpointError(f"{path}: header lacks {missing[0]!r}; train or copy it again")
-    return dict(header)
+    try:
+        return facts.parse(_Header, content, "header")
+    except RssegError as error:
+        raise _unfit(path, error) from error
+
+
+def _unfit(path: Path, error: RssegError) -> CheckpointError:
+    return CheckpointError(f"{path}: does not fit this rsseg ({error}); train or copy it again")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Returns the header as it stands in the file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give a model file such as runs/NAME/best.safetensors")
+    try:
+        _require_safetensors(path)
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+        content = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged or incomplete ({error}); train or copy it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: safetensors, but not written by rsseg; give runs/NAME/best.safetensors"
+        )
+    return content
 
 
 def _require_safetensors(path: Path) -> None:
@@ -184,16 +218,6 @@ def _require_safetensors(path: Path) -> None:
         raise CheckpointError(f"{path}: not a safetensors model file; {hint}give runs/NAME/best.safetensors")
 
 
-def _facts(header: Mapping[str, Any], path: Path) -> Facts:
-    modalities = [facts.parse(Modality, content, str(path)) for content in header["modalities"]]
-    return Facts(
-        recipe=facts.parse(Recipe, header["recipe"], str(path)),
-        modalities={modality.name: modality for modality in modalities},
-        class_map=facts.parse(ClassMap, header["class_map"], str(path)),
-        statistics={k: facts.parse(Statistics, s, str(path)) for k, s in header["statistics"].items()},
-    )
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -201,13 +225,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns tensors that share no memory, and name → the name under which its twin is kept."""
-    kept: dict[tuple[int, torch.Size], str] = {}
+    kept: dict[tuple[object, ...], str] = {}
     tensors, shared = {}, {}
     for name in sorted(state):
         tensor = state[name]
-        twin = kept.setdefault((tensor.data_ptr(), tensor.shape), name) if tensor.numel() else name
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        twin = kept.setdefault(place, name) if tensor.numel() else name
         if twin == name:
-            tensors[name] = tensor.detach().cpu().contiguous()
+            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         else:
             shared[name] = twin
     return tensors, shared

@@ -3,6 +3,7 @@
 A verb's module is imported when the verb is called, so that `rsseg --help` does not wait for torch.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -82,10 +83,13 @@ def run(argv: Sequence[str]) -> int:
         return leaving.code if isinstance(leaving.code, int) else 0
     except RssegError as error:
         return _fail(str(error))
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, AttributeError) as error:
         if "torchvision" not in str(error):
             raise
-        return _fail(_mismatched())
+        return _fail(_mismatched(str(error)))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; check the path and the space left")
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
@@ -97,17 +101,23 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _mismatched() -> str:
+def _mismatched(reason: str) -> str:
     """Torchvision's own message, "operator torchvision::nms does not exist", helps nobody."""
-    found = f"torch {_version('torch')} and torchvision {_version('torchvision')}"
-    wanted = next(
-        (need.split(";")[0].strip() for need in requires("torchvision") or () if need[:6] == "torch="),
-        "torch",
-    )
     return (
-        f"{found} were not built for each other (torchvision needs {wanted}, from the same index); "
-        "repair: pip install --force-reinstall torch torchvision"
+        f"torch {_version('torch')} and torchvision {_version('torchvision')} were not built for each other "
+        f"({reason}); torchvision needs {_wanted()} from the same index; "
+        "repair: python -m pip install --force-reinstall torch torchvision"
     )
+
+
+def _wanted() -> str:
+    """Returns torchvision's own requirement, "torch==2.7.0" or "torch (>=2.14.0)"."""
+    try:
+        needs = requires("torchvision") or []
+    except PackageNotFoundError:
+        needs = []
+    found = (re.match(r"torch(?![\w.-])\s*\(?([^;)]*)", need) for need in needs)
+    return next((f"torch{match[1].strip()}" for match in found if match), "a torch")
 
 
 def _version(package: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 stderr = Console(stderr=True, highlight=False)
@@ -15,6 +15,10 @@ stdout = Console(highlight=False)
 
 Advance = Callable[[str, int, int], None]
 """Takes what is under way, parts done, and parts in all."""
+
+
+_BARS = 5
+"""Bars of things before the latest one that stay on the screen."""
 
 
 def say(line: str) -> None:
@@ -34,22 +38,41 @@ def show_json(content: Any) -> None:
 
 @contextmanager
 def bar(*, quiet: bool) -> Iterator[Advance]:
-    """Gives a function that moves a progress bar, one line per thing under way."""
+    """Gives a function that moves a progress bar, one line per thing under way.
+
+    Where stderr is no terminal, each thing is one plain line when it is done.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=stderr, disable=quiet) as progress:
-        lines: dict[str, Any] = {}
+    if quiet or not stderr.is_terminal:
+        yield _silent if quiet else _plain
+        return
+    with Progress(*columns, console=stderr) as progress:
+        lines: dict[str, TaskID] = {}
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in lines:
+                for old in list(lines.values())[
+                    :-_BARS
+                ]:  # more lines than the terminal has would hide the last
+                    progress.update(old, visible=False)
                 lines[what] = progress.add_task(what, total=total)
             progress.update(lines[what], completed=done, total=total)
 
         yield advance
+
+
+def _plain(what: str, done: int, total: int) -> None:
+    if done == total:
+        say(f"{what}: {done}/{total}")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

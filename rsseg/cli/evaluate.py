@@ -14,7 +14,7 @@ from rsseg.evaluate.protocol import Evaluation, evaluate, parse_subsets
 from rsseg.evaluate.report import as_json as content_of
 from rsseg.evaluate.report import label, require_free, write
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _CLASSES_ABREAST = 5
 """So many classes fit beside the subset into a terminal of 80 columns."""
@@ -22,19 +22,23 @@ _CLASSES_ABREAST = 5
 
 @app.command("evaluate")
 def run(
-    model: Annotated[Path, typer.Argument(help="Model file, e.g. runs/NAME/best.safetensors.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model file, e.g. runs/NAME/best.safetensors.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="e.g. data.root=/data predict.tile=512"),
+        typer.Argument(metavar="KEY=VALUE", help="e.g. data.root=/data predict.tile=512"),
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     subsets: Annotated[str, typer.Option(help="`all`, or e.g. rgb,rgb+dsm.")] = "all",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of scores.json and scores.csv [default: evaluation-SPLIT beside MODEL]"),
+        typer.Option(
+            help="Folder of scores.json and scores.csv", show_default="evaluation-SPLIT beside MODEL"
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps [default: what is there]")
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps", show_default="what is there")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores in OUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -51,7 +55,12 @@ def run(
     require_labels(table)
     scenes = open_scenes(table, modalities, loaded.facts.class_map, recipe.data.gsd)
     with console.bar(quiet=quiet) as advance:
-        result = evaluate(loaded, scenes, chosen, mapping.sliding(recipe), advance)
+        numbers = {opened.scene.id: number for number, opened in enumerate(scenes, 1)}
+
+        def progress(scene: str, done: int, total: int) -> None:
+            advance(f"{scene} ({numbers[scene]} of {len(scenes)})", done, total)
+
+        result = evaluate(loaded, scenes, chosen, mapping.sliding(recipe), progress)
     content = content_of(result, loaded, str(model), split)
     paths = write(content, folder)
     if as_json:

@@ -11,6 +11,8 @@ from rsseg.errors import RssegError
 from rsseg.predict.scene import Sliding
 from rsseg.recipe import Recipe, override
 
+_FIXED = {"data.modalities", "data.reference", "data.classes"}
+
 
 def load(path: Path, device: str | None) -> Model:
     """Returns a model on a device.
@@ -26,11 +28,13 @@ def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Returns the model's recipe with `data` and `predict` keys changed.
 
     Raises:
-        RssegError: another section, which a trained model cannot change.
+        RssegError: a key that a trained model cannot change.
     """
     for item in overrides:
         if not item.startswith(("data.", "predict.")):
             raise RssegError(f"override {item!r}: only data.* and predict.* can change after training")
+        if item.partition("=")[0] in _FIXED:
+            raise RssegError(f"override {item!r}: fixed in the model; choose modalities by --subsets")
     content = recipe.model_dump(mode="json")
     for item in overrides:
         override(content, item)

@@ -3,12 +3,13 @@
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rsseg import datasets
+from rsseg import datasets, preparation
 from rsseg.checkpoint import Model
 from rsseg.cli import console, mapping
 from rsseg.data.scenes import Scenes, from_files, only
@@ -16,35 +17,37 @@ from rsseg.data.tiles import open_scene
 from rsseg.errors import RssegError, SceneError
 from rsseg.predict.scene import predict_scene, remaining
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _SOME_FAILED = 3
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model file, e.g. runs/NAME/best.safetensors.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model file, e.g. runs/NAME/best.safetensors.")
+    ],
     scenes: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders laid out as the data set.")
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders laid out as the data set.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the maps.")] = Path("maps"),
     file: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="One scene by its files, e.g. rgb=a.tif.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set config that describes FOLDER [default: the model's]")
+        str | None, typer.Option(help="Data set config that describes FOLDER", show_default="the model's")
     ] = None,
     scene: Annotated[str, typer.Option(help="Only scenes whose id matches, with * and ?.")] = "*",
     without: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Leave a modality out; may be repeated.")
     ] = None,
-    tile: Annotated[int | None, typer.Option(help="Window size, pixels [default: the recipe's]")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Overlap, pixels [default: the recipe's]")] = None,
+    tile: Annotated[int | None, typer.Option(help="Window size, pixels", show_default="the recipe's")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Overlap, pixels", show_default="the recipe's")] = None,
     gsd: Annotated[
-        float | None, typer.Option(help="Pixel size of the maps, metres [default: as trained]")
+        float | None, typer.Option(help="Pixel size of the maps, metres", show_default="as trained")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps [default: what is there]")
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps", show_default="what is there")
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first scene that fails.")
@@ -59,17 +62,17 @@ def predict(
     table = _scenes(loaded, scenes or [], file or [], dataset, scene)
     changed = [f"predict.{k}={v}" for k, v in (("tile", tile), ("overlap", overlap)) if v is not None]
     recipe = mapping.overridden(loaded.facts.recipe, changed)
-    _make_folder(out)
+    loaded.segmenter.check_tile(recipe.predict_tile)
+    preparation.require_writable(out)
     done: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     with console.bar(quiet=quiet) as advance:
-        for entry in table:
-
-            def progress(count: int, total: int, name: str = entry.id) -> None:
-                advance(name, count, total)
+        for number, entry in enumerate(table, 1):
+            line = f"{entry.id} ({number} of {len(table)})"
 
             try:
                 opened = open_scene(entry, loaded.facts.modalities, None, gsd or recipe.data.gsd)
+                _make_folder(out)
                 paths = predict_scene(
                     loaded,
                     opened,
@@ -77,7 +80,7 @@ def predict(
                     mapping.sliding(recipe),
                     without=without or [],
                     overwrite=overwrite,
-                    progress=progress,
+                    progress=partial(advance, line),
                 )
                 done[entry.id] = [str(path) for path in paths]
             except RssegError as error:

@@ -9,22 +9,30 @@ from rsseg import recipe as recipes
 from rsseg.cli import console
 from rsseg.facts import names
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def recipe(
-    name: Annotated[str | None, typer.Argument(help="Recipe to check and print in full.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Recipe to check and print in full.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress (there is none).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Check a recipe and print it with every default; without a name, list the shipped ones."""
     if schema:
         console.show_json(recipes.Recipe.model_json_schema())
     elif name is None:
-        console.show("\n".join(names("recipes")))
+        shipped = names("recipes")
+        console.show_json(shipped) if as_json else console.show("\n".join(shipped))
     else:
         loaded = recipes.load(name, overrides or [])
         preparation.modalities_of(loaded.data)
         preparation.class_map_of(loaded.data)
-        console.show(recipes.dump(loaded).rstrip())
+        if as_json:
+            console.show_json(loaded.model_dump(mode="json"))
+        else:
+            console.show(recipes.dump(loaded).rstrip())

@@ -9,7 +9,7 @@ from rsseg.cli import console
 from rsseg.datasets.simulated import LAYOUTS, CitySettings, simulate
 from rsseg.errors import SceneError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Pairs = list[str] | None
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rsseg import preparation
 from rsseg.checkpoint import Model
 from rsseg.errors import RssegError
 from rsseg.evaluate.protocol import Evaluation
@@ -50,12 +51,12 @@ def require_free(out: Path, *, overwrite: bool) -> None:
     """Checks that scores may be written, before they are computed.
 
     Raises:
-        RssegError: scores are there already.
+        RssegError: scores are there already, or the folder cannot be written to.
     """
-    if out.exists() and not out.is_dir():
-        raise RssegError(f"{out}: is a file; give another --out")
-    if (out / "scores.json").exists() and not overwrite:
-        raise RssegError(f"{out / 'scores.json'}: exists already; use --overwrite or another --out")
+    preparation.require_writable(out)
+    for path in (out / "scores.json", out / "scores.csv"):
+        if path.exists() and not overwrite:
+            raise RssegError(f"{path}: exists already; use --overwrite or another --out")
 
 
 def write(content: dict[str, Any], out: Path) -> list[Path]:

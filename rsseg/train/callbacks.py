@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
@@ -15,6 +16,22 @@ from rsseg.train.task import SegmentationTask, average
 
 SaveModel = Callable[[SegmentationTask, Mapping[str, Any]], None]
 """Writes the model file; the mapping says how the model came to be."""
+
+
+class EpochSeed(Callback):
+    """Seeds every epoch anew, so that what it draws follows from the run's seed and its number alone.
+
+    A resumed run therefore goes on exactly as if it had never stopped.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Sets the run's seed."""
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Seeds Python, numpy and torch."""
+        drawn = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(1)
+        lightning.seed_everything(int(drawn[0]), workers=True, verbose=False)
 
 
 class BestModel(Callback):
@@ -64,19 +81,29 @@ class MetricsFile(Callback):
         """Sets the file."""
         self.path = path
         self.rows: list[dict[str, str]] = []
+        self.validated = False
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Reads the rows of the epochs before."""
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Reads the rows of the epochs before; which epoch comes next is known only now."""
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             self.rows = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
 
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Notes that this epoch has scores."""
+        self.validated = True
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Adds a row and replaces the file."""
         if not trainer.is_global_zero:
             return
-        values = {name: f"{float(value):.6g}" for name, value in sorted(trainer.callback_metrics.items())}
+        values = {
+            name: f"{float(value):.6g}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if self.validated or not name.startswith("val/")  # Lightning keeps those of the epoch before
+        }
+        self.validated = False
         epoch = {"epoch": str(trainer.current_epoch + 1), "step": str(trainer.global_step)}
         self.rows.append({**epoch, **values})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -1,16 +1,18 @@
 """Recipe → objects → Trainer → model file.  The only place where objects are put together for training."""
 
 import inspect
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
-import yaml
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,16 +20,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rsseg import preparation
 from rsseg import recipe as recipes
 from rsseg.checkpoint import Facts, save_model
+from rsseg.classmap import ClassMap
 from rsseg.data.augment import Augment
 from rsseg.data.datamodule import SceneData, TileSampler
 from rsseg.data.samplers import BalancedTiles, GridTiles, RandomTiles
 from rsseg.data.scenes import require_labels
 from rsseg.data.statistics import collect
 from rsseg.data.tiles import OpenScene, Tiles, open_scenes
-from rsseg.errors import RecipeError, RssegError
-from rsseg.facts import nearest
+from rsseg.errors import RecipeError, RssegError, SceneError
+from rsseg.facts import IGNORED, nearest, read_yaml
+from rsseg.modality import Modality, Statistics
 from rsseg.recipe import Recipe
-from rsseg.train.callbacks import BestModel, LastCheckpoint, MetricsFile, weight_averaging
+from rsseg.train.callbacks import BestModel, EpochSeed, LastCheckpoint, MetricsFile, weight_averaging
 from rsseg.train.task import SegmentationTask
 
 _OURS = {
@@ -39,11 +43,16 @@ _OURS = {
     "enable_checkpointing": "nothing: rsseg keeps last.ckpt and best.safetensors",
     "num_sanity_val_steps": "nothing: rsseg checks the data itself",
     "enable_model_summary": "nothing: see `rsseg info`",
+    "enable_progress_bar": "--quiet",
+    "barebones": "nothing: rsseg cannot do without its callbacks",
 }
 """Trainer arguments that rsseg sets → what to set instead."""
 
 _FREE = {"data.root", "data.workers", "trainer"}
 """Keys that may differ when a run is resumed."""
+
+_LABEL_TILE = 1024
+"""Labels are checked in windows of this size, pixels, or of a tile where that is larger."""
 
 Say = Callable[[str], None]
 """Shows a line of progress."""
@@ -105,7 +114,7 @@ def fit(
         overwrite: replace a run in `out`.
         bars: progress bars for Lightning's Trainer.
         say: takes lines of progress.
-        progress: takes the progress of the statistics.
+        progress: takes the progress of reading labels and statistics, before the training.
 
     Raises:
         RssegError: recipe, data or folder do not fit.
@@ -116,14 +125,14 @@ def fit(
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     modalities = preparation.modalities_of(recipe.data)
     class_map = preparation.class_map_of(recipe.data)
-    segmenter = Facts(recipe, modalities, class_map, {}).network(recipe.model.weights)
-    segmenter._check_size(recipe.data.tile)
-    segmenter._check_size(recipe.predict_tile)
+    facts = Facts(recipe, modalities, class_map, {})
+    segmenter = facts.network(recipe.model.weights)
+    segmenter.check_tile(recipe.data.tile)
+    segmenter.check_tile(recipe.predict_tile)
     scenes = _opened(recipe, modalities, class_map)
     say(_counts(scenes))
-    places = GridTiles(scenes["train"], recipe.data.tile, recipe.data.statistics_tiles).places
-    statistics = collect(scenes["train"], modalities, places, progress)
-    facts = Facts(recipe, modalities, class_map, statistics)
+    statistics = _checked_statistics(scenes, facts, progress)
+    facts = replace(facts, statistics=statistics)
     data = _data(facts, scenes)
     _start(run, recipe, overwrite=overwrite)
     task = SegmentationTask(segmenter, list(modalities), recipe.train)
@@ -134,17 +143,18 @@ def fit(
         warnings.filterwarnings("ignore", ".*number of training batches.*", PossibleUserWarning)
         # Lightning 2.6 with torch 2.15: its own call, nothing that a user could change
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
-        trainer.fit(task, data, ckpt_path=run.last if resume else None, weights_only=True)
+        _run(trainer, task, data, run.last if resume else None)
     if not run.best.is_file():
         raise RssegError(f"{out}: the run ended before its first validation; go on with --resume")
     return run.best
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:
-    """Checks the keys of the recipe's `trainer` section.
+    """Checks the recipe's `trainer` section.
 
     Raises:
-        RecipeError: a key that Lightning's Trainer does not have, or that rsseg sets.
+        RecipeError: a key that Lightning's Trainer does not have or that rsseg sets, or a value that it
+            refuses.
     """
     known = [name for name in inspect.signature(lightning.Trainer).parameters if name not in _OURS]
     for key in options:
@@ -152,21 +162,43 @@ def check_trainer(options: Mapping[str, Any]) -> None:
             raise RecipeError(f"trainer.{key}: set by rsseg; use {_OURS[key]}")
         if key not in known:
             raise RecipeError(f"trainer.{key}: lightning.Trainer has no such argument; {nearest(key, known)}")
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of the run itself are shown
+            lightning.Trainer(**quiet, **options)
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise RecipeError(f"trainer: {given} is refused ({error}); see lightning.Trainer") from error
+
+
+def _run(
+    trainer: lightning.Trainer, task: SegmentationTask, data: SceneData, checkpoint: Path | None
+) -> None:
+    try:
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into exit code 1
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _require_folder(run: Run, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    preparation.require_writable(run.out)
     if resume:
         _require_same_recipe(run, recipe)
-    elif run.recipe.exists() and not overwrite:
-        raise RssegError(f"{run.out}: holds a run already; use --resume, --overwrite or another --out")
-    elif run.out.exists() and not run.out.is_dir():
-        raise RssegError(f"{run.out}: is a file; give another --out")
+        _require_checkpoint(run.last)
+    elif not overwrite:
+        there = [path for path in (run.recipe, run.last, run.best, run.metrics) if path.exists()]
+        if there:
+            raise RssegError(f"{there[0]}: exists already; use --resume, --overwrite or another --out")
 
 
 def _require_same_recipe(run: Run, recipe: Recipe) -> None:
-    if not run.last.is_file() or not run.recipe.is_file():
-        raise RssegError(f"{run.last}: no such file, so nothing to resume; train without --resume")
-    before = _flat(yaml.safe_load(run.recipe.read_text(encoding="utf-8")))
+    for path in (run.last, run.recipe):
+        if not path.is_file():
+            raise RssegError(f"{path}: no such file, so nothing to resume; train without --resume")
+    before = _flat(read_yaml(run.recipe))
     now = _flat(recipe.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
         free = key in _FREE or key.split(".")[0] in _FREE
@@ -175,6 +207,18 @@ def _require_same_recipe(run: Run, recipe: Recipe) -> None:
                 f"{key} = {now.get(key)!r}, but the run in {run.out} has {before.get(key)!r}; "
                 "resume with the same recipe, or train anew in another --out"
             )
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Only tensors and plain values are read, never pickled objects."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        epoch = state["epoch"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RssegError(f"{path}: no checkpoint of a run ({reason}); train anew with --overwrite") from error
+    if not isinstance(epoch, int):
+        raise RssegError(f"{path}: no checkpoint of a run; train anew with --overwrite")
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -197,7 +241,7 @@ def _start(run: Run, recipe: Recipe, *, overwrite: bool) -> None:
 
 
 def _opened(
-    recipe: Recipe, modalities: Mapping[str, Any], class_map: Any
+    recipe: Recipe, modalities: Mapping[str, Modality], class_map: ClassMap
 ) -> dict[str, tuple[OpenScene, ...]]:
     scenes = preparation.split_scenes(recipe, list(modalities))
     chosen = {split: scenes.of(split) for split in ("train", "val")}
@@ -206,6 +250,27 @@ def _opened(
     return {
         split: open_scenes(table, modalities, class_map, recipe.data.gsd) for split, table in chosen.items()
     }
+
+
+def _checked_statistics(
+    scenes: Mapping[str, tuple[OpenScene, ...]], facts: Facts, progress: Progress
+) -> dict[str, Statistics]:
+    """Reads every label once, as an unknown value would otherwise end the run at some later epoch."""
+    data = facts.recipe.data
+    side = max(data.tile, _LABEL_TILE)
+    labels = {split: GridTiles(opened, side).places for split, opened in scenes.items()}
+    places = GridTiles(scenes["train"], data.tile, data.statistics_tiles).places
+    before = sum(len(windows) for windows in labels.values())
+    total, done = before + len(places), 0
+    for split, opened in scenes.items():
+        labelled = False
+        for index, window in labels[split]:
+            labelled |= bool((opened[index].target(window, facts.class_map) != IGNORED).any())
+            done += 1
+            progress(done, total)
+        if not labelled:
+            raise SceneError(f"split {split!r}: no labelled pixel; check data.classes, labels and split")
+    return collect(scenes["train"], facts.modalities, places, lambda read, _: progress(before + read, total))
 
 
 def _counts(scenes: Mapping[str, tuple[OpenScene, ...]]) -> str:
@@ -246,9 +311,9 @@ def _trainer(run: Run, facts: Facts, bars: tuple[Callback, ...]) -> lightning.Tr
     def save(task: SegmentationTask, training: Mapping[str, Any]) -> None:
         save_model(run.best, facts, task.segmenter, training)
 
-    callbacks: list[Callback] = [BestModel(save)]
+    callbacks: list[Callback] = [EpochSeed(facts.recipe.seed), BestModel(save)]
     callbacks += [weight_averaging(train.ema)] if train.ema else []
-    callbacks += [EarlyStopping("val/average", mode="max", patience=train.patience)] if train.patience else []
+    callbacks += [_stopping(train.patience)] if train.patience else []
     callbacks += [MetricsFile(run.metrics), LastCheckpoint(run.last), *bars]
     options: dict[str, Any] = {"log_every_n_steps": 10, **facts.recipe.trainer}
     return lightning.Trainer(
@@ -262,3 +327,8 @@ def _trainer(run: Run, facts: Facts, bars: tuple[Callback, ...]) -> lightning.Tr
         num_sanity_val_steps=0,
         **options,
     )
+
+
+def _stopping(patience: int) -> EarlyStopping:
+    # at the end of the epoch it would come after last.ckpt, which then lacked its latest count
+    return EarlyStopping("val/average", mode="max", patience=patience, check_on_train_epoch_end=False)
