@@ -36,17 +36,17 @@ from rsseg.train.task import SegmentationTask
 
 _OURS = {
     "max_epochs": "train.epochs",
-    "callbacks": "nothing: rsseg sets them",
-    "logger": "nothing: rsseg logs to CSV and TensorBoard",
+    "callbacks": None,
+    "logger": None,
     "check_val_every_n_epoch": "train.val_every",
     "default_root_dir": "--out",
-    "enable_checkpointing": "nothing: rsseg keeps last.ckpt and best.safetensors",
-    "num_sanity_val_steps": "nothing: rsseg checks the data itself",
-    "enable_model_summary": "nothing: see `rsseg info`",
+    "enable_checkpointing": None,
+    "num_sanity_val_steps": None,
+    "enable_model_summary": None,
     "enable_progress_bar": "--quiet",
-    "barebones": "nothing: rsseg cannot do without its callbacks",
+    "barebones": None,
 }
-"""Trainer arguments that rsseg sets → what to set instead."""
+"""Trainer arguments that rsseg sets → what to set instead, if anything."""
 
 _FREE = {"data.root", "data.workers", "trainer"}
 """Keys that may differ when a run is resumed."""
@@ -126,10 +126,12 @@ def fit(
     modalities = preparation.modalities_of(recipe.data)
     class_map = preparation.class_map_of(recipe.data)
     facts = Facts(recipe, modalities, class_map, {})
-    segmenter = facts.network(recipe.model.weights)
+    segmenter = facts.network(weights=None)  # finds wrong options before data are opened or weights fetched
     segmenter.check_tile(recipe.data.tile)
     segmenter.check_tile(recipe.predict_tile)
     scenes = _opened(recipe, modalities, class_map)
+    if recipe.model.weights is not None:
+        segmenter = facts.network(recipe.model.weights)
     say(_counts(scenes))
     statistics = _checked_statistics(scenes, facts, progress)
     facts = replace(facts, statistics=statistics)
@@ -159,7 +161,8 @@ def check_trainer(options: Mapping[str, Any]) -> None:
     known = [name for name in inspect.signature(lightning.Trainer).parameters if name not in _OURS]
     for key in options:
         if key in _OURS:
-            raise RecipeError(f"trainer.{key}: set by rsseg; use {_OURS[key]}")
+            instead = f"use {_OURS[key]}" if _OURS[key] else "leave it out"
+            raise RecipeError(f"trainer.{key}: set by rsseg; {instead}")
         if key not in known:
             raise RecipeError(f"trainer.{key}: lightning.Trainer has no such argument; {nearest(key, known)}")
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
