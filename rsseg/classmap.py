@@ -1,6 +1,8 @@
 """Raw label values ↔ class ids, names and colours."""
 
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import Annotated, Self
 
 import numpy as np
@@ -45,6 +47,8 @@ class ClassMap(facts.Fact):
     """Class k has id k."""
     ignored: tuple[Raw, ...] = ()
     """Raw values without a class, e.g. clutter or void."""
+    tolerance: Annotated[int, Field(ge=0, le=127)] = 0
+    """RGB triples: how far each channel may lie from the colour it means, for labels stored lossily."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -57,6 +61,8 @@ class ClassMap(facts.Fact):
         named = [entry.name for entry in self.classes]
         if len(set(named)) < len(named):
             raise ValueError(f"two classes have one name ({', '.join(named)}); names must differ")
+        if self.tolerance and not _apart(raws, self.tolerance):
+            raise ValueError(f"tolerance {self.tolerance} makes two colours one; lower it")
         return self
 
     def __len__(self) -> int:
@@ -89,6 +95,7 @@ class ClassMap(facts.Fact):
             >>> ClassMap(classes=(red,)).encode(np.array([255, 0, 0]).reshape(3, 1, 1)).item()
             0
         """
+        raw = self._restored(raw) if self.tolerance else raw
         codes = _pack(raw) if self.bands == 3 else raw.astype(np.int64)
         known, ids = self._lookup
         place = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
@@ -138,6 +145,20 @@ class ClassMap(facts.Fact):
         table = np.asarray(sorted(pairs), np.int64)
         return table[:, 0], table[:, 1]
 
+    def _restored(self, raw: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        """Returns the triples (3, H, W) with each colour that is near a known one replaced by it."""
+        colours, place = np.unique(raw.reshape(3, -1), axis=1, return_inverse=True)
+        known = self._triples
+        apart = np.abs(colours[:, :, None].astype(np.int64) - known[:, None]).max(0)  # (colours, known)
+        near = apart.min(1) <= self.tolerance
+        restored = np.where(near, known[:, apart.argmin(1)], colours)
+        return restored[:, place.ravel()].reshape(raw.shape)
+
+    @cached_property
+    def _triples(self) -> npt.NDArray[np.int64]:
+        raws = [raw for entry in self.classes for raw in entry.values] + list(self.ignored)
+        return np.asarray(raws, np.int64).T
+
     def _complaint(self, strange: npt.NDArray[np.integer]) -> str:
         values, counts = np.unique(strange, axis=-1, return_counts=True)
         most = int(np.argmax(counts))
@@ -160,6 +181,13 @@ def load(name: str) -> ClassMap:
 
 def _code(raw: Raw) -> int:
     return raw if isinstance(raw, int) else (raw[0] << 16) | (raw[1] << 8) | raw[2]
+
+
+def _apart(raws: Sequence[Raw], tolerance: int) -> bool:
+    """Returns whether no colour lies within the tolerance of two of these triples."""
+    triples = [raw for raw in raws if isinstance(raw, tuple)]
+    distances = (max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(triples, 2))
+    return len(triples) == len(raws) and all(distance > 2 * tolerance for distance in distances)
 
 
 def _pack(raw: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

@@ -40,7 +40,7 @@ class Data(Section):
     """Pixel size of the grid, metres; the reference's own pixels where absent."""
     classes: str | None = None
     """Class map of configs/classes; the data set's own where absent."""
-    tile: Annotated[int, Field(ge=32)] = 256
+    tile: Annotated[int, Field(ge=32, le=8192)] = 256
     """Height and width of training tiles, pixels; a multiple of the backbone's largest stride (32)."""
     sampler: Literal["random", "grid", "balanced"] = "random"
     """How training tiles are chosen; `balanced` meets every class equally often."""
@@ -137,7 +137,7 @@ class Train(Section):
 class Predict(Section):
     """How whole scenes are mapped."""
 
-    tile: Annotated[int, Field(ge=32)] | None = None
+    tile: Annotated[int, Field(ge=32, le=8192)] | None = None
     """Window size, pixels; the training tile where absent."""
     overlap: Annotated[int, Field(ge=0)] | None = None
     """Pixels that neighbouring windows share; a quarter of the tile where absent."""

@@ -128,3 +128,33 @@ def test_shipped_class_maps_hold_the_law(name):
     assert len(known.names) == len(known)
     colours = [entry.rgb for entry in known.classes]
     assert len(set(colours)) == len(colours)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [((252, 255, 0), "car"), ((9, 222, 221), "low_vegetation"), ((225, 227, 227), "impervious")],
+)
+def test_colours_of_the_official_potsdam_labels_that_are_off_the_palette(stored, expected):
+    legend = classmap.load("isprs_5")
+    found = legend.encode(np.asarray(stored).reshape(3, 1, 1)).item()
+    assert legend.names[found] == expected
+
+
+def test_a_lossy_red_stays_ignored_and_order_is_kept():
+    legend = classmap.load("isprs_5")
+    raw = np.array([[[250, 3], [0, 255]], [[4, 2], [0, 255]], [[1, 251], [255, 255]]])
+    assert legend.encode(raw).tolist() == [[255, 1], [1, 0]]
+
+
+def test_colours_beyond_the_tolerance_are_strange():
+    red = LandClass(name="roof", values=((255, 0, 0),), colour="#ff0000")
+    legend = ClassMap(classes=(red,), tolerance=10)
+    assert legend.encode(np.array([246, 9, 10]).reshape(3, 1, 1)).item() == 0
+    with pytest.raises(SceneError, match=r"\[244, 0, 0\] \(1 pixels\)"):
+        legend.encode(np.array([244, 0, 0]).reshape(3, 1, 1))
+
+
+def test_a_tolerance_that_makes_two_colours_one_is_refused():
+    near = [LandClass(name=str(red), values=((red, 0, 0),), colour="#ff0000") for red in (255, 235)]
+    with pytest.raises(ValueError, match="makes two colours one"):
+        ClassMap(classes=tuple(near), tolerance=10)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
+stdout = Console(highlight=False, markup=False)
 
 Advance = Callable[[str, int, int], None]
 """Takes what is under way, parts done, and parts in all."""

@@ -11,7 +11,8 @@ from rsseg.errors import RssegError
 from rsseg.predict.scene import Sliding
 from rsseg.recipe import Recipe, override
 
-_FIXED = {"data.modalities", "data.reference", "data.classes"}
+_FREE = {"data.root", "data.workers"}
+"""What says where data lie; the rest decides what the model learnt from, and which pixels are for test."""
 
 
 def load(path: Path, device: str | None) -> Model:
@@ -25,16 +26,18 @@ def load(path: Path, device: str | None) -> Model:
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Returns the model's recipe with `data` and `predict` keys changed.
+    """Returns the model's recipe with `data.root` and `predict` keys changed.
 
     Raises:
         RssegError: a key that a trained model cannot change.
     """
     for item in overrides:
-        if not item.startswith(("data.", "predict.")):
-            raise RssegError(f"override {item!r}: only data.* and predict.* can change after training")
-        if item.partition("=")[0] in _FIXED:
+        key = item.partition("=")[0]
+        if key == "data.modalities":
             raise RssegError(f"override {item!r}: fixed in the model; choose modalities by --subsets")
+        if key not in _FREE and not key.startswith("predict."):
+            free = ", ".join(sorted(_FREE))
+            raise RssegError(f"override {item!r}: fixed in the model; only {free} and predict.* can change")
     content = recipe.model_dump(mode="json")
     for item in overrides:
         override(content, item)

@@ -64,6 +64,7 @@ def predict(
     recipe = mapping.overridden(loaded.facts.recipe, changed)
     loaded.segmenter.check_tile(recipe.predict_tile)
     preparation.require_writable(out)
+    pixel = recipe.data.gsd if gsd is None else gsd
     done: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     with console.bar(quiet=quiet) as advance:
@@ -71,7 +72,7 @@ def predict(
             line = f"{entry.id} ({number} of {len(table)})"
 
             try:
-                opened = open_scene(entry, loaded.facts.modalities, None, gsd or recipe.data.gsd)
+                opened = open_scene(entry, loaded.facts.modalities, None, pixel)
                 _make_folder(out)
                 paths = predict_scene(
                     loaded,

@@ -23,6 +23,8 @@ class Source:
     """Their bands follow one another in this order."""
     indexes: tuple[int, ...] | None = None
     """1-based bands taken from each file; None takes all."""
+    alpha: bool = True
+    """Whether a band tagged as alpha marks invalid pixels; False where it holds data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ a guard band lies between them: training keeps away from validation and test, va
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import geopandas as gpd
@@ -15,10 +15,13 @@ from odc.geo.geobox import GeoBox
 from shapely import make_valid, union_all
 from shapely.geometry.base import BaseGeometry
 
-from rsseg.data.scenes import SPLITS, Scene, Scenes
+from rsseg.data.scenes import SPLITS, Scene, Scenes, footprint
 from rsseg.errors import SceneError
 from rsseg.geo import Window
 from rsseg.raster.read import reference_grid
+
+_OVERLAP = 0.01
+"""Share of a footprint; neighbours' edges differ a little once they are reprojected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,11 @@ def by_blocks(scenes: Scenes, gsd: float | None, block: int, guard: int, shares:
         block: side of a block, pixels.
         guard: width of the guard band, pixels.
         shares: of the blocks for validation and test.
+
+    Raises:
+        SceneError: two scenes overlap.
     """
+    _require_apart(scenes)
     rng = np.random.default_rng(shares.seed)
     rows: list[Scene] = []
     for scene in scenes:
@@ -65,6 +72,19 @@ def by_blocks(scenes: Scenes, gsd: float | None, block: int, guard: int, shares:
         cells = [_outline(grid[window.slices]) for window in _blocks(grid, block)]
         rows += _split(scene, grid, _assign(cells, shares, rng), guard)
     return replace(scenes, rows=tuple(rows))
+
+
+def _require_apart(scenes: Scenes) -> None:
+    """Blocks are drawn for each scene: where two lie on one ground, it would fall into two splits."""
+    places = [(scene.id, footprint(scene, scenes.modalities)) for scene in scenes]
+    for (one, first), (other, second) in combinations(places, 2):
+        if first is None or second is None:
+            continue
+        if first.intersection(second).area > _OVERLAP * min(first.area, second.area):
+            raise SceneError(
+                f"scenes {one} and {other} overlap, so random blocks would put one ground into two splits; "
+                "give polygons: data.split=FILE"
+            )
 
 
 def by_polygons(scenes: Scenes, gsd: float | None, path: Path, guard: int) -> Scenes:

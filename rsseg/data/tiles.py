@@ -16,11 +16,12 @@ from torch.utils.data import Dataset
 
 from rsseg.batch import Place, Sample
 from rsseg.classmap import ClassMap
-from rsseg.data.scenes import Scene, Scenes
+from rsseg.data.scenes import Scene, Scenes, Source
 from rsseg.errors import RasterError, SceneError
 from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Bools, Floats, Modality, Statistics
+from rsseg.raster.handles import describe
 from rsseg.raster.read import Reader, plan, reference_grid
 
 Where = tuple[int, Window]
@@ -100,6 +101,7 @@ def _reader(scene: Scene, modality: Modality, grid: GeoBox) -> Reader:
         indexes=source.indexes,
         nodata=modality.nodata,
         resampling=modality.resampling,
+        alpha=source.alpha,
     )
     if reader.bands != modality.channels:
         raise SceneError(
@@ -116,12 +118,26 @@ def _label(scene: Scene, class_map: ClassMap, grid: GeoBox) -> Reader:
         raise SceneError(f"scene {scene.id}: no label file")
     _require_overlap(source.paths, grid, scene)
     reader = plan(source.paths, grid, indexes=source.indexes, resampling="nearest", dtype="int64")
+    _require_label_values(source, class_map)
     if reader.bands != class_map.bands:
         raise SceneError(
             f"{source.paths[0]}: {reader.bands} bands of labels, but the class map's values have "
             f"{class_map.bands}; choose another class map or state `indexes`"
         )
     return reader
+
+
+def _require_label_values(source: Source, class_map: ClassMap) -> None:
+    """A class whose value is the file's nodata would vanish without a word."""
+    meant = {raw for entry in class_map.classes for raw in entry.values}
+    for path in source.paths:
+        raster = describe(path, source.indexes)
+        lost = sorted({int(value) for band in raster.rule.nodata for value in band} & meant)
+        if lost:
+            raise SceneError(
+                f"{path}: nodata value {lost[0]} is also a class; take the nodata tag off the file "
+                "(gdal_edit.py -unsetnodata) or the value out of the class map"
+            )
 
 
 def _require_overlap(paths: Sequence[Path], grid: GeoBox, scene: Scene) -> None:

@@ -35,6 +35,8 @@ class Layer(facts.Fact):
     """One pattern under the root, or one per band; {name} takes any text, {name:02} a zero-padded number."""
     indexes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     """1-based bands taken from each file; all where absent."""
+    alpha: bool = True
+    """Whether a band tagged as alpha marks invalid pixels; false where it holds data."""
     modality: str | None = None
     """A YAML file of your own that says what the modality is; configs/modalities where absent."""
 
@@ -115,7 +117,7 @@ def _sources(root: Path, layer: Layer, template: str) -> dict[str, Source]:
         for pattern, matches in zip(layer.files, by_pattern, strict=True):
             if scene not in matches:
                 raise SceneError(f"scene {scene}: no file {root / pattern}; the other bands are there")
-    return {scene: Source(tuple(m[scene] for m in by_pattern), layer.indexes) for scene in ids}
+    return {scene: Source(tuple(m[scene] for m in by_pattern), layer.indexes, layer.alpha) for scene in ids}
 
 
 def _matches(root: Path, pattern: str, template: str) -> dict[str, Path]:

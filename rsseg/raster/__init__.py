@@ -1,1 +1,1 @@
-"""Room of rsseg."""
+"""Pixels in and out of files: what is valid is told with every read."""

@@ -87,13 +87,16 @@ class Raster:
             ) from failure
 
 
-def describe(path: Path, indexes: Sequence[int] | None = None, nodata: float | None = None) -> Raster:
+def describe(
+    path: Path, indexes: Sequence[int] | None = None, nodata: float | None = None, *, alpha: bool = True
+) -> Raster:
     """Returns what reads must know of a file.
 
     Args:
         path: the file.
         indexes: bands to take, from 1; None takes all but alpha.
         nodata: sentinel value in addition to the file's own.
+        alpha: whether a band tagged as alpha marks invalid pixels; False where it holds data.
 
     Raises:
         RasterError: no raster, unknown bands, complex pixels, or georeferenced by control points only.
@@ -102,10 +105,10 @@ def describe(path: Path, indexes: Sequence[int] | None = None, nodata: float | N
     dataset = opened(path, stamp)
     with rasterio.Env():
         try:
-            alpha = validity.alpha_band(dataset)
-            taken = _checked(path, indexes, dataset.count, alpha)
+            mask = validity.alpha_band(dataset) if alpha else None
+            taken = _checked(path, indexes, dataset.count, mask)
             dtype = _common_dtype(path, [dataset.dtypes[index - 1] for index in taken])
-            rule = validity.rule(dataset, taken, alpha, nodata)
+            rule = validity.rule(dataset, taken, mask, nodata)
             return Raster(path, stamp, _grid(path, dataset), taken, dtype, rule)
         except _FAILURES as failure:
             raise RasterError(f"{path}: not readable ({reason(failure)}); check the file") from failure

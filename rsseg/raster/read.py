@@ -29,6 +29,9 @@ _MOST = 1 << 22
 """Pixels of a file that are read at once to interpolate; larger windows are read in parts."""
 
 _WIDEST, _NORTHERNMOST = 30.0, 84.0
+
+_MOST_PIXELS = 10**11
+"""Of a grid at a GSD that is asked for: ten times the largest scenes."""
 """Degrees of longitude around a UTM zone that its projection can still show, and of latitude."""
 
 Resampling = Literal["bilinear", "nearest"]
@@ -84,6 +87,7 @@ def plan(
     nodata: float | None = None,
     resampling: Resampling = "bilinear",
     dtype: str = "float32",
+    alpha: bool = True,
 ) -> Reader:
     """Returns how files are read into a scene's grid.
 
@@ -94,6 +98,7 @@ def plan(
         nodata: sentinel value in addition to the files' own.
         resampling: "nearest" never mixes pixels, as labels need it.
         dtype: of the pixels that are read.
+        alpha: whether a band tagged as alpha marks invalid pixels; False where it holds data.
 
     Raises:
         RasterError: a file cannot be read, lacks a band, or has no place in the grid.
@@ -103,7 +108,7 @@ def plan(
         raise RasterError("no files to read; expected at least one: check the scene's files")
     if resampling not in ("bilinear", "nearest"):
         raise RasterError(f"resampling {resampling!r} is unknown; use 'bilinear' or 'nearest'")
-    rasters = [handles.describe(Path(path), indexes, nodata) for path in files]
+    rasters = [handles.describe(Path(path), indexes, nodata, alpha=alpha) for path in files]
     groups = (tuple(group) for _, group in groupby(rasters, key=lambda raster: raster.grid))
     layers = tuple(_layer(group, grid, resampling == "bilinear") for group in groups)
     return Reader(sum(len(raster.indexes) for raster in rasters), dtype, layers)
@@ -280,7 +285,15 @@ def _resized(grid: GeoBox, gsd: float, path: Path) -> GeoBox:
     box = grid.boundingbox
     # Anchored to the file's corner, not to round coordinates, so that multiples of its pixels stay whole.
     height, width = (ceil(span / size - 1e-6) for span in (box.span_y, box.span_x))
+    _require_sane(height, width, gsd, path)
     return GeoBox((height, width), Affine(size, 0, box.left, 0, -size, box.top), grid.crs)
+
+
+def _require_sane(height: int, width: int, gsd: float, path: Path) -> None:
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise GridError(
+            f"gsd {gsd} m: {path} becomes {height} × {width} pixels; expected 1 to {_MOST_PIXELS:.0e} in all"
+        )
 
 
 def _utm(grid: GeoBox, gsd: float, path: Path) -> GeoBox:
@@ -294,4 +307,5 @@ def _utm(grid: GeoBox, gsd: float, path: Path) -> GeoBox:
     crs = CRS.utm(lon, lat)
     left, bottom, right, top = (edge / gsd for edge in warp.bounds(grid, crs))
     height, width = ceil(top) - floor(bottom), ceil(right) - floor(left)
+    _require_sane(height, width, gsd, path)
     return GeoBox((height, width), Affine(gsd, 0, floor(left) * gsd, 0, -gsd, ceil(top) * gsd), crs)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
+from rsseg.errors import RssegError
 from rsseg.train.task import SegmentationTask, average
 
 SaveModel = Callable[[SegmentationTask, Mapping[str, Any]], None]
@@ -52,6 +53,9 @@ class BestModel(Callback):
         """Logs the scores of every subset, and saves."""
         if not isinstance(pl_module, SegmentationTask):
             raise TypeError(type(pl_module))
+        if not all(bool(weight.isfinite().all()) for weight in pl_module.segmenter.parameters()):
+            epoch = trainer.current_epoch + 1
+            raise RssegError(f"epoch {epoch}: weights that are not finite; lower train.lr")
         scores = pl_module.scores()
         mean = average(scores)
         pl_module.log("val/average", mean, prog_bar=True)

@@ -1,6 +1,7 @@
 """Recipe → objects → Trainer → model file.  The only place where objects are put together for training."""
 
 import inspect
+import os
 import pickle
 import shutil
 import warnings
@@ -44,9 +45,19 @@ _OURS = {
     "num_sanity_val_steps": None,
     "enable_model_summary": None,
     "enable_progress_bar": "--quiet",
+    "fast_dev_run": "train.epochs=1 data.samples=8",
+    "overfit_batches": "data.samples",
+    "limit_train_batches": "data.samples",
+    "limit_val_batches": "train.val_tiles",
+    "max_steps": "train.epochs and data.samples",
+    "min_steps": None,
+    "val_check_interval": "train.val_every",
     "barebones": None,
 }
 """Trainer arguments that rsseg sets → what to set instead, if anything."""
+
+_PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
+"""Weights stay in 32 bits: lower ones do not train, higher ones gain nothing."""
 
 _FREE = {"data.root", "data.workers", "trainer"}
 """Keys that may differ when a run is resumed."""
@@ -121,7 +132,11 @@ def fit(
     """
     run = Run(out)
     check_trainer(recipe.trainer)
-    _require_folder(run, recipe, resume=resume, overwrite=overwrite)
+    first = (
+        int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
+    )  # Lightning starts the other processes of a run by the same command
+    if first:
+        _require_folder(run, recipe, resume=resume, overwrite=overwrite)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     modalities = preparation.modalities_of(recipe.data)
     class_map = preparation.class_map_of(recipe.data)
@@ -136,7 +151,8 @@ def fit(
     statistics = _checked_statistics(scenes, facts, progress)
     facts = replace(facts, statistics=statistics)
     data = _data(facts, scenes)
-    _start(run, recipe, overwrite=overwrite)
+    if first:
+        _start(run, recipe, overwrite=overwrite)
     task = SegmentationTask(segmenter, list(modalities), recipe.train)
     trainer = _trainer(run, facts, bars)
     with warnings.catch_warnings():
@@ -149,6 +165,11 @@ def fit(
     if not run.best.is_file():
         raise RssegError(f"{out}: the run ended before its first validation; go on with --resume")
     return run.best
+
+
+def _is_first_process() -> bool:
+    """Lightning starts the other processes of a run by the same command; the first alone keeps files."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:
@@ -165,6 +186,8 @@ def check_trainer(options: Mapping[str, Any]) -> None:
             raise RecipeError(f"trainer.{key}: set by rsseg; {instead}")
         if key not in known:
             raise RecipeError(f"trainer.{key}: lightning.Trainer has no such argument; {nearest(key, known)}")
+    if str(options.get("precision", 32)) not in _PRECISIONS:
+        raise RecipeError(f"trainer.precision: {options['precision']!r}; expected {', '.join(_PRECISIONS)}")
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
         with warnings.catch_warnings():
@@ -200,7 +223,9 @@ def _require_folder(run: Run, recipe: Recipe, *, resume: bool, overwrite: bool) 
 def _require_same_recipe(run: Run, recipe: Recipe) -> None:
     for path in (run.last, run.recipe):
         if not path.is_file():
-            raise RssegError(f"{path}: no such file, so nothing to resume; train without --resume")
+            raise RssegError(
+                f"{path}: no such file, so nothing to resume; train without --resume, or with --overwrite"
+            )
     before = _flat(read_yaml(run.recipe))
     now = _flat(recipe.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):

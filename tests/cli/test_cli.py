@@ -493,7 +493,7 @@ BAD = {
         lambda p: train(p, "trainer.presicion=16-mixed"),
         r"trainer\.presicion: .*did you mean 'precision'",
     ),
-    "trainer's value": (lambda p: train(p, "trainer.precision=17"), r"trainer: .*precision=17 is refused"),
+    "trainer's value": (lambda p: train(p, "trainer.precision=17"), r"trainer\.precision: 17; expected 32"),
     "weights": (lambda p: train(p, "model.weights=nowhere.pth"), r"weights nowhere\.pth: no such file; give"),
     "nothing to resume": (
         lambda p: train(p, "--resume"),
@@ -515,7 +515,7 @@ BAD = {
     "split without scenes": (no_test_scenes, r"no scene in split 'test'; the 4 scenes are in: train, val"),
     "fixed override": (
         lambda p: evaluate(p, "train.lr=1"),
-        r"override 'train\.lr=1': only data\.\* and predict",
+        r"override .train\.lr=1.: fixed in the model; only data\.root",
     ),
     "fixed modalities": (lambda p: evaluate(p, "data.modalities=[rgb]"), r"fixed in the model; .*--subsets"),
     "device": (

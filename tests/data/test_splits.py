@@ -4,7 +4,9 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import shapely
+import shapely.affinity
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -112,10 +114,19 @@ def test_the_seed_decides(plain_file):
     assert any(not draw(1)[name].equals(draw(2)[name]) for name in SPLITS)
 
 
-def test_scenes_draw_their_own_blocks(plain_file):
-    rows = splits.by_blocks(table(plain_file, plain_file), None, 20, 0, SHARES).of("test").rows
+def test_scenes_draw_their_own_blocks(plain_file, write_raster):
+    east = Affine(1, 0, 600_000, 0, -1, 5_800_000)
+    with rasterio.open(plain_file) as file:
+        other = write_raster("other.tif", file.read(), transform=east)
+    rows = splits.by_blocks(table(plain_file, other), None, 20, 0, SHARES).of("test").rows
     assert [row.id for row in rows] == ["s0", "s1"]
-    assert not rows[0].area.equals(rows[1].area)
+    moved = shapely.affinity.translate(rows[1].area, -100_000, 0)
+    assert not rows[0].area.equals(moved)
+
+
+def test_scenes_on_one_ground_are_not_cut_into_random_blocks(plain_file):
+    with pytest.raises(SceneError, match=r"s0 and s1 overlap.*data\.split=FILE"):
+        splits.by_blocks(table(plain_file, plain_file), None, 20, 0, SHARES)
 
 
 def test_a_scene_smaller_than_a_block_goes_to_one_split(plain_file):

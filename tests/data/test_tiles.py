@@ -4,10 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from affine import Affine
+from rasterio.enums import ColorInterp
 from shapely import box
 
+from rsseg import modality
 from rsseg.batch import Batch, Place
 from rsseg.classmap import ClassMap, LandClass
 from rsseg.data.samplers import GridTiles
@@ -244,3 +247,24 @@ def test_the_city_is_whole(city_train, city_modalities, city_classes):
     moved = batch.to("cpu")
     assert moved.places == batch.places
     assert torch.equal(moved.target, batch.target)
+
+
+def test_a_class_whose_value_is_the_files_nodata_is_refused(write_raster, digits):
+    image, label = (
+        write_raster("i.tif", np.ones((8, 8), "u1")),
+        write_raster("l.tif", np.ones((8, 8), "u1"), nodata=1),
+    )
+    scene = Scene("a", {"nir": Source((image,))}, Source((label,)))
+    with pytest.raises(SceneError, match=r"l\.tif: nodata value 1 is also a class"):
+        open_scene(scene, {"nir": modality.load("nir")}, digits)
+
+
+@pytest.mark.parametrize(("alpha", "share"), [(True, 0.5), (False, 1.0)])
+def test_a_band_tagged_as_alpha_may_hold_data(write_raster, alpha, share):
+    path = write_raster("rgbi.tif", np.full((4, 8, 8), 9, "u1"))
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [*file.colorinterp[:3], ColorInterp.alpha]
+        file.write(np.tile([0, 200], (8, 4)).astype("u1"), 4)
+    scene = Scene("a", {"rgb": Source((path,), (1, 2, 3), alpha)})
+    _, valid = open_scene(scene, {"rgb": modality.load("rgb")}, None).raw("rgb", Window(0, 0, 8, 8))
+    assert valid.mean() == share

@@ -282,13 +282,19 @@ def test_progress_is_told(city, tmp_path):
 
 TRAINER = {
     "max_epochs": (5, r"trainer\.max_epochs: set by rsseg; use train\.epochs"),
-    "callbacks": ([], r"trainer\.callbacks: set by rsseg"),
+    "callbacks": ([], r"trainer\.callbacks: set by rsseg; leave it out"),
+    "overfit_batches": (1, r"trainer\.overfit_batches: set by rsseg; use data\.samples"),
+    "limit_val_batches": (0, r"trainer\.limit_val_batches: set by rsseg; use train\.val_tiles"),
+    "max_steps": (1, r"trainer\.max_steps: set by rsseg; use train\.epochs"),
+    "precision": (
+        "bf16-true",
+        r"trainer\.precision: 'bf16-true'; expected 32, 32-true, 16-mixed, bf16-mixed",
+    ),
     "enable_progress_bar": (False, r"trainer\.enable_progress_bar: set by rsseg; use --quiet"),
     "precison": (
         "16",
         r"trainer\.precison: lightning\.Trainer has no such argument; did you mean 'precision'",
     ),
-    "precision": ("17-mixed", r"trainer: precision='17-mixed' is refused \(.*\); see lightning\.Trainer"),
     "accelerator": ("abacus", r"trainer: accelerator='abacus' is refused"),
     "devices": ("many", r"trainer: devices='many' is refused"),
 }
@@ -299,6 +305,13 @@ def test_trainer_keys_and_values_are_checked(key):
     value, expected = TRAINER[key]
     with pytest.raises(RecipeError, match=expected):
         check_trainer({key: value})
+
+
+def test_a_run_whose_weights_leave_the_numbers_stops_and_saves_no_model(city, tmp_path):
+    recipe = recipe_of(city, "model.method=mean", "train.lr=1.0e+30", "train.ema=0")
+    with pytest.raises(RssegError, match=r"weights that are not finite; lower train\.lr"):
+        fit(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
 def unknown_labels(root: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsseg.errors import ModelError
 from rsseg.models.attention import RobustnessPerceptron, SpatialPerceptron, default_heads
 from rsseg.models.decoder import Decoder, default_width
 from rsseg.models.losses import IGNORED, cross_entropy
@@ -80,6 +81,8 @@ class Sgma(Segmenter[Encoded]):
         prototypes: Literal["positions", "classes", "count"] = "positions",
         decoder_width: int | None = None,
     ) -> None:
+        if min(fused_weight, single_weight) < 0:
+            raise ModelError(f"loss weights {fused_weight} and {single_weight}; expected 0 or more")
         names = dict(sorted(plan.modalities.items()))
         backbone = SharedBackbone(plan, names)
         super().__init__(plan, backbone.strides[-1])
