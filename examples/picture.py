@@ -1,19 +1,22 @@
-"""Puts a scene and its maps side by side in one PNG: RGB, height, labels, then each map in its own colours.
+"""Puts a scene and its maps in one PNG, three abreast: RGB, height, labels, then each map in its own colours.
 
 Run: python examples/picture.py CITY SCENE OUT.png MAP.tif …
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
 from rsseg import classmap
 
 Panel = npt.NDArray[np.uint8]
 GAP = 8
+ABREAST = 3
 
 
 def coloured(path: Path) -> Panel:
@@ -50,11 +53,15 @@ def main(city: Path, scene: str, out: Path, maps: list[Path]) -> None:
         panels = [file.read()]
     panels += [grey(city / "dsm" / f"{scene}.tif"), labels(city / "labels" / f"{scene}.tif")]
     panels += [coloured(path) for path in maps]
-    gap = np.full((3, panels[0].shape[1], GAP), 255, np.uint8)
-    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=2)
-    size = {"height": row.shape[1], "width": row.shape[2]}
-    with rasterio.open(out, "w", driver="PNG", count=3, dtype="uint8", **size) as file:
-        file.write(row)
+    padded = [np.pad(panel, ((0, 0), (0, GAP), (0, GAP)), constant_values=255) for panel in panels]
+    padded += [np.full_like(padded[0], 255)] * (-len(padded) % ABREAST)
+    rows = [np.concatenate(padded[k : k + ABREAST], axis=2) for k in range(0, len(padded), ABREAST)]
+    picture = np.concatenate(rows, axis=1)[:, :-GAP, :-GAP]
+    size = {"height": picture.shape[1], "width": picture.shape[2]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(out, "w", driver="PNG", count=3, dtype="uint8", **size) as file:
+            file.write(picture)
 
 
 if __name__ == "__main__":
