@@ -69,12 +69,14 @@ def test_demo_stops_at_the_first_command_that_fails(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_picture_puts_panels_side_by_side(demo, tmp_path):
+def test_picture_puts_panels_three_abreast(demo, tmp_path):
     out = tmp_path / "picture.png"
     example("picture").main(demo / "city", "test_000", out, [demo / "maps/test_000_classes.tif"])
     with rasterio.open(out) as file:
         pixels = file.read()
-    assert pixels.shape == (3, 128, 4 * 128 + 3 * 8)
+    assert pixels.shape == (3, 2 * 128 + 8, 3 * 128 + 2 * 8)
     assert (pixels[:, :, 128:136] == 255).all()
+    assert (pixels[:, 128:136] == 255).all()
+    assert (pixels[:, 136:, 136:] == 255).all()  # four panels: two places stay empty
     with rasterio.open(demo / "city/rgb/test_000.tif") as file:
-        assert np.array_equal(pixels[:, :, :128], file.read())
+        assert np.array_equal(pixels[:, :128, :128], file.read())

@@ -36,6 +36,8 @@ class Progress(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Says how the epoch went."""
+        if not trainer.is_global_zero:
+            return
         values = trainer.callback_metrics
         line = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(values['train/loss']):.4f}"

@@ -58,10 +58,11 @@ class BestModel(Callback):
             raise RssegError(f"epoch {epoch}: weights that are not finite; lower train.lr")
         scores = pl_module.scores()
         mean = average(scores)
-        pl_module.log("val/average", mean, prog_bar=True)
-        pl_module.log("val/worst", min(score.miou for score in scores.values()), prog_bar=True)
+        worst = min(score.miou for score in scores.values())
+        pl_module.log("val/average", mean, prog_bar=True, sync_dist=True)
+        pl_module.log("val/worst", worst, prog_bar=True, sync_dist=True)
         for subset, score in scores.items():
-            pl_module.log(f"val/miou/{'+'.join(subset)}", score.miou)
+            pl_module.log(f"val/miou/{'+'.join(subset)}", score.miou, sync_dist=True)
         if mean > self.best and trainer.is_global_zero:
             self.best = mean
             self.save(pl_module, {"epoch": trainer.current_epoch + 1, "average": mean})

@@ -1,6 +1,7 @@
 """The only LightningModule: it knows the Segmenter contract, not the methods."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning
@@ -46,10 +47,10 @@ class SegmentationTask(lightning.LightningModule):
         target = counted(batch.target, valid.values())
         losses = self.segmenter.losses(batch.images, valid, target)
         total = torch.stack(list(losses.values())).sum()
-        size = len(batch.places)
-        self.log("train/loss", total, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
+        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True)
+        log("train/loss", total, prog_bar=True)
         for name, value in losses.items():
-            self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=size)
+            log(f"train/{name}", value)
         return total
 
     def validation_step(self, batch: Batch, index: int) -> None:
