@@ -101,7 +101,7 @@ class ClassMap(facts.Fact):
         place = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
         strange: npt.NDArray[np.bool_] = known[place] != codes
         if self.bands == 3:
-            strange |= ((raw < 0) | (raw > 255)).any(0)  # their codes would be those of other colours
+            strange |= _out_of_range(raw)  # their codes would be those of other colours
         if valid is not None:
             strange &= valid
         if strange.any():
@@ -147,12 +147,17 @@ class ClassMap(facts.Fact):
 
     def _restored(self, raw: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
         """Returns the triples (3, H, W) with each colour that is near a known one replaced by it."""
-        colours, place = np.unique(raw.reshape(3, -1), axis=1, return_inverse=True)
+        off = ~np.isin(_pack(raw), self._lookup[0]) | _out_of_range(raw)
+        if not off.any():
+            return raw
+        colours, place = np.unique(raw[:, off], axis=1, return_inverse=True)
         known = self._triples
         apart = np.abs(colours[:, :, None].astype(np.int64) - known[:, None]).max(0)  # (colours, known)
         near = apart.min(1) <= self.tolerance
         restored = np.where(near, known[:, apart.argmin(1)], colours)
-        return restored[:, place.ravel()].reshape(raw.shape)
+        result = raw.astype(np.int64)
+        result[:, off] = restored[:, place.ravel()]
+        return result
 
     @cached_property
     def _triples(self) -> npt.NDArray[np.int64]:
@@ -188,6 +193,12 @@ def _apart(raws: Sequence[Raw], tolerance: int) -> bool:
     triples = [raw for raw in raws if isinstance(raw, tuple)]
     distances = (max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(triples, 2))
     return len(triples) == len(raws) and all(distance > 2 * tolerance for distance in distances)
+
+
+def _out_of_range(raw: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Returns where a triple (3, H, W) is no colour."""
+    outside: npt.NDArray[np.bool_] = np.logical_or.reduce((raw < 0) | (raw > 255))
+    return outside
 
 
 def _pack(raw: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

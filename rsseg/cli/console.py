@@ -56,9 +56,8 @@ def bar(*, quiet: bool) -> Iterator[Advance]:
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in lines:
-                for old in list(lines.values())[
-                    :-_BARS
-                ]:  # more lines than the terminal has would hide the last
+                # more lines than the terminal has would hide the last
+                for old in list(lines.values())[:-_BARS]:
                     progress.update(old, visible=False)
                 lines[what] = progress.add_task(what, total=total)
             progress.update(lines[what], completed=done, total=total)

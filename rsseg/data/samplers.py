@@ -40,9 +40,9 @@ class GridTiles(Sampler[Where]):
         places = [
             (index, window)
             for index, scene in enumerate(scenes)
-            for area in [_area(scene)]
+            for area in [pixel_area(scene)]
             for window in cover(scene.shape, tile)
-            if _inside(window, area) > _SLIVER
+            if share_inside(window, area) > _SLIVER
         ]
         if most is not None and len(places) > most:
             keep = np.linspace(0, len(places) - 1, most).round().astype(int)
@@ -72,7 +72,7 @@ class RandomTiles(Sampler[Where]):
         self.tile = tile
         self.seed = seed
         self.epoch = 0
-        self.areas = [_area(scene) for scene in scenes]
+        self.areas = [pixel_area(scene) for scene in scenes]
         self.count = count or max(1, round(sum(area.area for area in self.areas) / tile**2))
 
     def set_epoch(self, epoch: int) -> None:
@@ -125,7 +125,7 @@ class BalancedTiles(Sampler[Where]):
             yield index, _jittered(window, self.scenes[index].shape, rng)
 
 
-def _area(scene: OpenScene) -> BaseGeometry:
+def pixel_area(scene: OpenScene) -> BaseGeometry:
     """Returns the split's area in pixels of the scene's grid: x = column, y = row."""
     height, width = scene.shape
     if scene.scene.area is None:
@@ -137,7 +137,7 @@ def _area(scene: OpenScene) -> BaseGeometry:
     return area
 
 
-def _inside(window: Window, area: BaseGeometry) -> float:
+def share_inside(window: Window, area: BaseGeometry) -> float:
     """Returns the share of a window that lies in the area."""
     rows, cols = window.slices
     outline = box(cols.start, rows.start, cols.stop, rows.stop)
@@ -161,9 +161,9 @@ def _draw_inside(area: BaseGeometry, shape: tuple[int, int], tile: int, rng: np.
     part = parts[rng.choice(len(parts), p=_shares(parts))]
     best = _draw_near(part, shape, tile, rng)
     for _ in range(_TRIES):
-        if _inside(best, area) >= _LEAST_SHARE:
+        if share_inside(best, area) >= _LEAST_SHARE:
             break
-        best = max(best, _draw_near(part, shape, tile, rng), key=lambda window: _inside(window, area))
+        best = max(best, _draw_near(part, shape, tile, rng), key=lambda window: share_inside(window, area))
     return best
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from shapely import box
 
 from rsseg.checkpoint import Model
+from rsseg.data.samplers import pixel_area, share_inside
 from rsseg.data.tiles import OpenScene
 from rsseg.errors import SceneError
 from rsseg.facts import nearest
@@ -122,7 +122,7 @@ def _count(
 
 
 def _in_area(opened: OpenScene) -> Callable[[Window], bool] | None:
-    area = opened.scene.area
-    if area is None:
+    if opened.scene.area is None:
         return None
-    return lambda window: bool(area.intersects(box(*opened.grid[window.slices].boundingbox.bbox)))
+    area = pixel_area(opened)
+    return lambda window: share_inside(window, area) > 0
