@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import geopandas as gpd
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from rsseg.errors import RasterError, SceneError
+from rsseg.raster.location import Files, Location, exists, locate, stem
 from rsseg.raster.read import reference_grid
 
 SPLITS = ("train", "val", "test")
@@ -19,12 +21,38 @@ SPLITS = ("train", "val", "test")
 class Source:
     """The files of one modality, or of the labels, in one scene."""
 
-    paths: tuple[Path, ...]
-    """Their bands follow one another in this order."""
+    paths: tuple[Files, ...]
+    """Bands follow one another in this order; several locations in place of one are a mosaic's tiles."""
     indexes: tuple[int, ...] | None = None
     """1-based bands taken from each file; None takes all."""
     alpha: bool = True
     """Whether a band tagged as alpha marks invalid pixels; False where it holds data."""
+
+    @property
+    def files(self) -> tuple[Location, ...]:
+        """All files, tiles of mosaics one by one."""
+        return tuple(file for item in self.paths for file in (item if isinstance(item, tuple) else (item,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """Labels as polygons of a vector file; they are rasterised window by window on the scene's grid."""
+
+    path: Location
+    """GeoPackage, GeoJSON, shapefile, … whatever pyogrio reads."""
+    column: str
+    """Holds the class: a raw value of the class map, or a class's name."""
+    layer: str | None = None
+    """Of the file; its first where absent."""
+    touched: bool = False
+    """Whether every pixel that a polygon touches is its, or only those whose centre it holds."""
+    outside: int | None = None
+    """Raw value of pixels in no polygon; None leaves them unlabelled."""
+
+    @property
+    def files(self) -> tuple[Location, ...]:
+        """The file."""
+        return (self.path,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +63,7 @@ class Scene:
     """Unique within the table; names the maps."""
     files: Mapping[str, Source]
     """Modality → its files; a modality that the scene lacks has no key."""
-    label: Source | None = None
+    label: Source | Polygons | None = None
     """Target classes, where they are known."""
     split: str | None = None
     """train, val or test."""
@@ -115,6 +143,14 @@ def footprint(scene: Scene, order: Sequence[str]) -> BaseGeometry | None:
     return area
 
 
+def area_in(scene: Scene, grid: GeoBox) -> Scene:
+    """Returns a scene with its area in the CRS of a grid; a table from outside may give it in another."""
+    if scene.area is None or scene.area_crs is None or grid.crs is None or CRS(scene.area_crs) == grid.crs:
+        return scene
+    area = gpd.GeoSeries([scene.area], crs=scene.area_crs).to_crs(str(grid.crs)).iloc[0]
+    return replace(scene, area=area, area_crs=str(grid.crs))
+
+
 def only(scenes: Scenes, modalities: Sequence[str]) -> Scenes:
     """Returns the scenes with these modalities alone, in this order; the first is the reference.
 
@@ -145,7 +181,8 @@ def from_files(named: Sequence[str]) -> Scenes:
     """Returns one scene made of files given as NAME=PATH; a name given twice stacks its files' bands.
 
     Args:
-        named: e.g. ["rgb=a.tif", "dsm=b.tif"].
+        named: e.g. ["rgb=a.tif", "dsm=https://host/b.tif"]; URLs and GDAL's virtual file systems are read in
+            place.
 
     Raises:
         SceneError: an item is not NAME=PATH.
@@ -156,13 +193,14 @@ def from_files(named: Sequence[str]) -> Scenes:
         name, equals, path = item.partition("=")
         if not (name and equals and path):
             raise SceneError(f"--file {item}: expected NAME=PATH, e.g. rgb=scene.tif")
-        if not Path(path).is_file():
+        location = locate(path)
+        if not exists(location):
             raise RasterError(f"{path}: no such file; check --file {name}=…")
         before = files[name].paths if name in files else ()
-        files[name] = Source((*before, Path(path)))
-    first = next(iter(files.values())).paths[0]
-    return Scenes((Scene(first.stem, files),), tuple(files))
+        files[name] = Source((*before, location))
+    first = next(iter(files.values())).files[0]
+    return Scenes((Scene(stem(first) or "scene", files),), tuple(files))
 
 
-def _listed(source: Source | None) -> list[str] | None:
-    return None if source is None else [str(path) for path in source.paths]
+def _listed(source: Source | Polygons | None) -> list[str] | None:
+    return None if source is None else [str(path) for path in source.files]

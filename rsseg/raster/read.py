@@ -7,12 +7,12 @@ the scene's, interpolation where it does not.  The law of this module: reading a
 cutting it out of a read of the whole grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from math import ceil, floor
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from affine import Affine
@@ -21,26 +21,33 @@ from odc.geo.geobox import GeoBox
 
 from rsseg.errors import GridError, RasterError
 from rsseg.geo import Window
-from rsseg.raster import handles, warp
+from rsseg.raster import handles, sampling, warp
+from rsseg.raster.control import Control
 from rsseg.raster.handles import Raster
+from rsseg.raster.location import Files, Location
+from rsseg.raster.mosaic import Mosaic, mosaic
 from rsseg.raster.validity import Bools, Pixels
 
 _MOST = 1 << 22
 """Pixels of a file that are read at once to interpolate; larger windows are read in parts."""
 
 _WIDEST, _NORTHERNMOST = 30.0, 84.0
+"""Degrees of longitude around a UTM zone that its projection can still show, and of latitude."""
 
 _MOST_PIXELS = 10**11
 """Of a grid at a GSD that is asked for: ten times the largest scenes."""
-"""Degrees of longitude around a UTM zone that its projection can still show, and of latitude."""
 
 Resampling = Literal["bilinear", "nearest"]
+
+
+Sheet = Raster | Mosaic
+"""What has one grid: a file, or tiles that make one raster."""
 
 
 class _Layer(Protocol):
     """Files that share a grid, and the way their pixels reach the scene's."""
 
-    def read(self, window: Window) -> tuple[Pixels, Bools]: ...
+    def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +73,20 @@ class Reader:
         Raises:
             RasterError: the files are damaged or gone.
         """
-        parts = [layer.read(window) for layer in self.layers]
-        valid = np.logical_and.reduce([part[1] for part in parts])
-        result = np.empty((self.bands, *window.shape), self.dtype)
-        band = 0
+        dtype = np.dtype(self.dtype)
+        wanted = self.dtype if dtype.kind == "f" else None
+        parts = [layer.read(window, wanted) for layer in self.layers]
+        valid = parts[0][1] if len(parts) == 1 else np.logical_and.reduce([part[1] for part in parts])
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels, which become 0 below
-            for pixels, _ in parts:
-                result[band : band + len(pixels)] = _converted(pixels, result.dtype)
-                band += len(pixels)
+            bands = [_converted(pixels, dtype) for pixels, _ in parts]
+        result = bands[0] if len(bands) == 1 else np.concatenate(bands)
         if not valid.all():
             np.copyto(result, 0, where=~valid)
         return result, valid
 
 
 def plan(
-    files: Sequence[Path],
+    files: Sequence[Files],
     grid: GeoBox,
     *,
     indexes: Sequence[int] | None = None,
@@ -92,12 +98,13 @@ def plan(
     """Returns how files are read into a scene's grid.
 
     Args:
-        files: their bands are stacked in this order; each may have a grid of its own.
+        files: their bands are stacked in this order; each may have a grid of its own.  Several in place of
+            one are tiles of a mosaic.
         grid: the scene's.
         indexes: bands taken from each file, from 1; None takes all but alpha.
         nodata: sentinel value in addition to the files' own.
-        resampling: "nearest" never mixes pixels, as labels need it.
-        dtype: of the pixels that are read.
+        resampling: "nearest" never mixes pixels, as labels need it; palettes are read so anyway.
+        dtype: of the pixels that are read; floats are scaled by the files' own scale and offset.
         alpha: whether a band tagged as alpha marks invalid pixels; False where it holds data.
 
     Raises:
@@ -108,13 +115,39 @@ def plan(
         raise RasterError("no files to read; expected at least one: check the scene's files")
     if resampling not in ("bilinear", "nearest"):
         raise RasterError(f"resampling {resampling!r} is unknown; use 'bilinear' or 'nearest'")
-    rasters = [handles.describe(Path(path), indexes, nodata, alpha=alpha) for path in files]
-    groups = (tuple(group) for _, group in groupby(rasters, key=lambda raster: raster.grid))
-    layers = tuple(_layer(group, grid, resampling == "bilinear") for group in groups)
-    return Reader(sum(len(raster.indexes) for raster in rasters), dtype, layers)
+    described = partial(handles.describe, indexes=indexes, nodata=nodata, alpha=alpha)
+    items = [_sheets(item, described) for item in files]
+    smooth = resampling == "bilinear" and not any(sheet.codes for sheets in items for sheet in sheets)
+    layers: list[_Layer] = []
+    for overlaid, group in groupby(items, key=lambda sheets: len(sheets) > 1 or _place(sheets[0])):
+        if overlaid is True:
+            layers += [
+                _Overlay(tuple(_layer((sheet,), grid, smooth) for sheet in sheets)) for sheets in group
+            ]
+        else:
+            layers.append(_layer(tuple(sheet for (sheet,) in group), grid, smooth))
+    return Reader(sum(len(sheets[0].indexes) for sheets in items), dtype, tuple(layers))
 
 
-def reference_grid(files: Sequence[Path], gsd: float | None = None) -> GeoBox:
+def coverage(files: Sequence[Files], grid: GeoBox) -> float:
+    """Returns the share of a scene's grid over which files lie, valid or not: of several, the least.
+
+    Args:
+        files: of one modality.
+        grid: the scene's.
+
+    Returns:
+        0 to 1, exact to a few percent; 0 only where a file lies elsewhere.  1 without georeferencing.
+
+    Raises:
+        RasterError: a file cannot be read.
+        GridError: no transformation is known between the CRSs of a file and the grid.
+    """
+    shares = [sum(_covered(sheet, grid) for sheet in _sheets(item, handles.describe)) for item in files]
+    return min(1.0, *shares)
+
+
+def reference_grid(files: Sequence[Files], gsd: float | None = None) -> GeoBox:
     """Returns the grid of a scene: the pixels of its reference modality, or pixels of a given size.
 
     Of several files in one CRS the one with the smallest pixels counts.  A geographic CRS keeps its degrees
@@ -130,29 +163,31 @@ def reference_grid(files: Sequence[Path], gsd: float | None = None) -> GeoBox:
     """
     if not files:
         raise RasterError("no files to take a grid from; expected at least one: check the scene's files")
-    grids = [handles.describe(Path(path)).grid for path in files]
+    grids = [_whole(_sheets(item, handles.describe)) for item in files]
     alike = [grid for grid in grids if warp.same_crs(grid.crs, grids[0].crs)]
     grid = min(alike, key=lambda grid: abs(grid.affine.determinant))
-    return grid if gsd is None else _resized(grid, gsd, files[0])
+    if gsd is None:
+        return grid
+    return _resized(grid, gsd, files[0][0] if isinstance(files[0], tuple) else files[0])
 
 
 @dataclass(frozen=True, slots=True)
 class _Aligned:
     """Files whose pixels are the scene's, shifted by whole rows and columns."""
 
-    rasters: tuple[Raster, ...]
+    rasters: tuple[Sheet, ...]
     shift: tuple[int, int]
 
-    def read(self, window: Window) -> tuple[Pixels, Bools]:
+    def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         there = window.shifted(*self.shift)
-        within = there.intersection(Window(0, 0, *self.rasters[0].grid.shape))
+        within = there.intersection(Window(0, 0, *self.rasters[0].shape))
         if within is None:
-            return _nothing(self.rasters, window)
-        pixels, valid = _stacked(self.rasters, within)
+            return _nothing(self.rasters, window, dtype)
+        pixels, valid = _stacked(self.rasters, within, dtype)
         if within == there:
             return pixels, valid
         rows, cols = within.shifted(-there.row, -there.col).slices
-        all_pixels, all_valid = _nothing(self.rasters, window)
+        all_pixels, all_valid = _nothing(self.rasters, window, str(pixels.dtype))
         all_pixels[:, rows, cols], all_valid[rows, cols] = pixels, valid
         return all_pixels, all_valid
 
@@ -161,55 +196,57 @@ class _Aligned:
 class _Warped:
     """Files whose pixels must be interpolated; much finer ones are averaged over whole blocks before."""
 
-    rasters: tuple[Raster, ...]
+    rasters: tuple[Sheet, ...]
     mapping: warp.Mapping
     factors: tuple[int, int]
     smooth: bool
 
-    def read(self, window: Window) -> tuple[Pixels, Bools]:
+    def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         if window.height * window.width > _MOST:
-            return self._halved(window)
-        taps = self._taps(window)
-        if not (taps[0].inside & taps[1].inside).any():
-            return _nothing(self.rasters, window)
-        (row, height), (col, width) = (axis.span for axis in taps)
-        blocks = Window(row, col, height, width)
+            return self._halved(window, dtype)
+        field = self.mapping.field(window)
+        shape = self.rasters[0].shape
+        if isinstance(field, warp.Field):
+            found = self._inner(window, field, dtype) if self.smooth else None
+            if found is not None:
+                return found
+            field = field.all()
+        at = sampling.places(*field, shape, self.factors, smooth=self.smooth)
+        if not at.inside.any():
+            return _nothing(self.rasters, window, dtype)
+        blocks = at.needed
         if self._files(blocks) > _MOST and window.shape != (1, 1):
-            return self._halved(window)
-        pixels, valid = self._averaged(blocks)
-        rows, cols = (
-            axis._replace(first=axis.first - start, second=axis.second - start)
-            for axis, start in zip(taps, (row, col), strict=True)
-        )
-        return warp.sample(pixels, valid, rows, cols)
+            return self._halved(window, dtype)
+        return sampling.sample(*self._averaged(blocks, dtype), at, (blocks.row, blocks.col))
 
-    def _taps(self, window: Window) -> tuple[warp.Taps, warp.Taps]:
-        x, y = self.mapping.centres(window)
-        shape = self.rasters[0].grid.shape
-        rows, cols = (
-            warp.taps(place, length, factor, self.smooth)
-            for place, length, factor in zip((y, x), shape, self.factors, strict=True)
-        )
-        if rows.inside.shape == cols.inside.shape:
-            inside = rows.inside & cols.inside
-            rows, cols = rows._replace(inside=inside), cols._replace(inside=inside)
-        return rows, cols
+    def _inner(self, window: Window, field: warp.Field, dtype: str | None) -> tuple[Pixels, Bools] | None:
+        """Returns a window that lies wholly inside valid pixels: most do, and a shorter way leads there."""
+        border = sampling.between(field, self.rasters[0].shape, self.factors)
+        if border is None or self._files(border.needed) > _MOST:
+            return None
+        blocks = border.needed
+        pixels, valid = self._averaged(blocks, dtype)
+        if not valid.all():
+            return None
+        found = sampling.bilinear(pixels, field, self.factors, (blocks.row, blocks.col))
+        return found, np.ones(window.shape, np.bool_)
 
     def _files(self, blocks: Window) -> int:
         return blocks.height * self.factors[0] * blocks.width * self.factors[1]
 
-    def _averaged(self, blocks: Window) -> tuple[Pixels, Bools]:
+    def _averaged(self, blocks: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         down, across = self.factors
         part = Window(blocks.row * down, blocks.col * across, blocks.height * down, blocks.width * across)
-        within = part.intersection(Window(0, 0, *self.rasters[0].grid.shape)) or part
-        pixels, valid = _stacked(self.rasters, within)
+        within = part.intersection(Window(0, 0, *self.rasters[0].shape)) or part
+        pixels, valid = _stacked(self.rasters, within, dtype)
         if not self.smooth:
             return pixels, valid
         pixels = pixels.astype(np.result_type(pixels.dtype, np.float32), copy=False)
-        np.copyto(pixels, 0, where=~valid)
-        return (pixels, valid) if self.factors == (1, 1) else warp.averaged(pixels, valid, self.factors)
+        if not valid.all():
+            np.copyto(pixels, 0, where=~valid)
+        return (pixels, valid) if self.factors == (1, 1) else sampling.averaged(pixels, valid, self.factors)
 
-    def _halved(self, window: Window) -> tuple[Pixels, Bools]:
+    def _halved(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         axis = int(window.width > window.height)
         half = window.shape[axis] // 2
         if axis:
@@ -222,11 +259,66 @@ class _Warped:
                 Window(window.row, window.col, half, window.width),
                 Window(window.row + half, window.col, window.height - half, window.width),
             ]
-        pixels, valid = zip(*(self.read(part) for part in parts), strict=True)
+        pixels, valid = zip(*(self.read(part, dtype) for part in parts), strict=True)
         return np.concatenate(pixels, axis=1 + axis), np.concatenate(valid, axis=axis)
 
 
-def _layer(rasters: tuple[Raster, ...], grid: GeoBox, smooth: bool) -> _Layer:
+@dataclass(frozen=True, slots=True)
+class _Overlay:
+    """Tiles in grids of their own, e.g. in neighbouring UTM zones: the first valid one counts."""
+
+    tiles: tuple[_Layer, ...]
+
+    def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
+        pixels, valid = self.tiles[0].read(window, dtype)
+        for tile in self.tiles[1:]:
+            if valid.all():
+                break
+            more, good = tile.read(window, dtype)
+            pixels = np.where(valid, pixels, more)
+            valid = valid | good
+        return pixels, valid
+
+
+def _sheets(item: Files, described: Callable[[Location], Raster]) -> tuple[Sheet, ...]:
+    """Returns a file, tiles as one raster, or tiles that do not lie in one grid."""
+    if not isinstance(item, tuple):
+        return (described(item),)
+    if not item:
+        raise RasterError("a mosaic without tiles; expected at least one file: check the scene's files")
+    rasters = tuple(described(path) for path in item)
+    if len(rasters) == 1:
+        return rasters
+    joined = mosaic(rasters)
+    return rasters if joined is None else (joined,)
+
+
+def _place(sheet: Sheet) -> tuple[GeoBox, Control | None, tuple[int, int]]:
+    return sheet.grid, sheet.control, sheet.shape
+
+
+def _covered(sheet: Sheet, grid: GeoBox) -> float:
+    if not _share_coordinates(sheet.grid, grid):
+        return 1.0
+    try:
+        return warp.overlap(grid, sheet.grid, sheet.control)
+    except GridError as error:
+        raise GridError(f"{sheet.path}: {error}") from error
+
+
+def _whole(sheets: tuple[Sheet, ...]) -> GeoBox:
+    """Returns a grid that holds all tiles, of the first one's pixels."""
+    own = sheets[0].grid
+    if len(sheets) == 1 or own.crs is None:
+        return own
+    boxes = [warp.pixel_bounds(own, sheet.grid) for sheet in sheets]
+    left, top = (floor(min(box[k] for box in boxes) + 1e-6) for k in (0, 1))
+    right, bottom = (ceil(max(box[k] for box in boxes) - 1e-6) for k in (2, 3))
+    corner = warp.composed(own.affine, Affine.translation(left, top))
+    return GeoBox((bottom - top, right - left), corner, own.crs)
+
+
+def _layer(rasters: tuple[Sheet, ...], grid: GeoBox, smooth: bool) -> _Layer:
     own, path = rasters[0].grid, rasters[0].path
     if not _share_coordinates(own, grid):
         if own.shape != grid.shape:
@@ -235,7 +327,10 @@ def _layer(rasters: tuple[Raster, ...], grid: GeoBox, smooth: bool) -> _Layer:
                 "expected equal sizes where georeferencing is missing: georeference the file"
             )
         return _Aligned(rasters, (0, 0))
-    fit = warp.fit(grid, own)
+    try:
+        fit = warp.fit(grid, own, rasters[0].control)
+    except GridError as error:
+        raise GridError(f"{path}: {error}") from error
     if fit.shift is not None:
         return _Aligned(rasters, fit.shift)
     return _Warped(rasters, fit.mapping, fit.factors if smooth else (1, 1), smooth)
@@ -253,25 +348,26 @@ def _words(grid: GeoBox) -> str:
     return f"{size} in {grid.crs.proj.name}" if grid.crs is not None else f"{size} without a CRS"
 
 
-def _stacked(rasters: Sequence[Raster], window: Window) -> tuple[Pixels, Bools]:
-    parts = [raster.read(window) for raster in rasters]
+def _stacked(rasters: Sequence[Sheet], window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
+    parts = [raster.read(window, dtype) for raster in rasters]
     if len(parts) == 1:
         return parts[0]
     valid = np.logical_and.reduce([part[1] for part in parts])
     return np.concatenate([part[0] for part in parts]), valid
 
 
-def _nothing(rasters: Sequence[Raster], window: Window) -> tuple[Pixels, Bools]:
+def _nothing(rasters: Sequence[Sheet], window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
     bands = sum(len(raster.indexes) for raster in rasters)
-    dtype = np.result_type(*(raster.dtype for raster in rasters))
-    return np.zeros((bands, *window.shape), dtype), np.zeros(window.shape, bool)
+    found = dtype or np.result_type(*(raster.dtype for raster in rasters))
+    return np.zeros((bands, *window.shape), found), np.zeros(window.shape, bool)
 
 
-def _converted(pixels: Pixels, dtype: np.dtype[np.generic]) -> Pixels:
-    return np.rint(pixels) if pixels.dtype.kind == "f" and dtype.kind in "iu" else pixels
+def _converted(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    whole = np.rint(pixels) if pixels.dtype.kind == "f" and dtype.kind in "iu" else pixels
+    return whole.astype(dtype, copy=False)
 
 
-def _resized(grid: GeoBox, gsd: float, path: Path) -> GeoBox:
+def _resized(grid: GeoBox, gsd: float, path: Location) -> GeoBox:
     if not gsd > 0:
         raise GridError(f"gsd {gsd}; expected a positive number of metres")
     if grid.crs is None:
@@ -289,14 +385,14 @@ def _resized(grid: GeoBox, gsd: float, path: Path) -> GeoBox:
     return GeoBox((height, width), Affine(size, 0, box.left, 0, -size, box.top), grid.crs)
 
 
-def _require_sane(height: int, width: int, gsd: float, path: Path) -> None:
+def _require_sane(height: int, width: int, gsd: float, path: Location) -> None:
     if not 0 < height * width <= _MOST_PIXELS:
         raise GridError(
             f"gsd {gsd} m: {path} becomes {height} × {width} pixels; expected 1 to {_MOST_PIXELS:.0e} in all"
         )
 
 
-def _utm(grid: GeoBox, gsd: float, path: Path) -> GeoBox:
+def _utm(grid: GeoBox, gsd: float, path: Location) -> GeoBox:
     box = grid.boundingbox
     lon, lat = (box.left + box.right) / 2, (box.bottom + box.top) / 2
     if box.span_x > _WIDEST or abs(lat) > _NORTHERNMOST:

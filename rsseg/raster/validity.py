@@ -30,6 +30,8 @@ class Rule:
     """Bands whose stored masks are read: one where the file has one mask for all its bands."""
     alpha: int | None
     """Band that is 0 where pixels are invalid."""
+    whole: bool = False
+    """Whether the file holds whole numbers only, which are finite in whatever type they are read."""
 
 
 def rule(dataset: Any, indexes: Sequence[int], alpha: int | None, declared: float | None) -> Rule:
@@ -41,14 +43,16 @@ def rule(dataset: Any, indexes: Sequence[int], alpha: int | None, declared: floa
         alpha: the alpha band, from 1.
         declared: sentinel value in addition to the file's own.
     """
+    types = [_number(dataset.dtypes[index - 1]) for index in indexes]
     sentinels = tuple(
-        _sentinels((dataset.nodatavals[index - 1], declared), np.dtype(dataset.dtypes[index - 1]))
-        for index in indexes
+        _sentinels((dataset.nodatavals[index - 1], declared), dtype)
+        for index, dtype in zip(indexes, types, strict=True)
     )
     flags = [set(dataset.mask_flag_enums[index - 1]) for index in indexes]
     masks = [index for index, kinds in zip(indexes, flags, strict=True) if _is_stored(kinds)]
     shared = all(MaskFlags.per_dataset in kinds for kinds in flags)
-    return Rule(sentinels, tuple(masks[:1] if shared else masks), alpha)
+    whole = all(dtype.kind in "iu" for dtype in types)
+    return Rule(sentinels, tuple(masks[:1] if shared else masks), alpha, whole)
 
 
 def alpha_band(dataset: Any) -> int | None:
@@ -69,7 +73,7 @@ def read(dataset: Any, rule: Rule, pixels: Pixels, window: FileWindow) -> Bools:
     Returns:
         (H, W).
     """
-    valid = usable(pixels, rule.nodata)
+    valid = usable(pixels, rule.nodata, whole=rule.whole)
     for index in rule.masks:
         valid &= dataset.read_masks(index, window=window) != 0
     if rule.alpha is not None:
@@ -77,12 +81,13 @@ def read(dataset: Any, rule: Rule, pixels: Pixels, window: FileWindow) -> Bools:
     return valid
 
 
-def usable(pixels: Pixels, nodata: Sequence[Sequence[float]]) -> Bools:
+def usable(pixels: Pixels, nodata: Sequence[Sequence[float]], *, whole: bool = False) -> Bools:
     """Returns where every band is finite, as float32 too, and holds none of its sentinel values.
 
     Args:
         pixels: (C, H, W).
         nodata: sentinel values of each band.
+        whole: whether all are whole numbers, which are finite.
 
     Returns:
         (H, W).
@@ -91,14 +96,25 @@ def usable(pixels: Pixels, nodata: Sequence[Sequence[float]]) -> Bools:
         >>> usable(np.array([[[1.0, np.nan, 9.0]]]), [(9.0,)]).tolist()
         [[True, False, False]]
     """
-    valid = np.ones(pixels.shape[1:], bool)
-    if pixels.dtype.kind == "f":
+    tests = [band != value for band, values in zip(pixels, nodata, strict=True) for value in values]
+    if pixels.dtype.kind in "fc" and not whole:
+        narrow = np.float32 if pixels.dtype.kind == "f" else np.complex64
         with np.errstate(over="ignore"):
-            valid &= np.isfinite(pixels.astype(np.float32, copy=False)).all(axis=0)
-    for band, values in zip(pixels, nodata, strict=True):
-        for value in values:
-            valid &= band != value
+            tests += [np.isfinite(band.astype(narrow, copy=False)) for band in pixels]
+    if not tests:
+        return np.ones(pixels.shape[1:], np.bool_)
+    valid: Bools = tests[0]
+    for test in tests[1:]:
+        valid &= test
     return valid
+
+
+def _number(dtype: str) -> np.dtype[Any]:
+    """Returns the type of numbers in GDAL's type of pixels, of the parts of complex ones."""
+    if dtype.startswith("complex_int"):
+        return np.dtype(np.int16)
+    number = np.dtype(dtype)
+    return np.zeros(1, number).real.dtype
 
 
 def _is_stored(kinds: set[MaskFlags]) -> bool:

@@ -1,14 +1,13 @@
-"""Where a scene's pixels lie in a file of another grid, and pixels interpolated there.
+"""Where a scene's pixels lie in a file of another grid.
 
-Nothing here depends on the window that is asked for: control points are anchored to the scene's grid, blocks
-that are averaged to the file's, and every pixel is computed by itself.  So reading a window gives the same
-as cutting it out of a larger read.
+Nothing here depends on the window that is asked for: control points are anchored to the scene's grid.  So
+reading a window gives the same as cutting it out of a larger read.
 """
 
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +19,65 @@ from pyproj.exceptions import ProjError
 
 from rsseg.errors import GridError
 from rsseg.geo import Window
-from rsseg.raster.validity import Bools, Pixels
+from rsseg.raster.control import Control
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.intp]
 
 _STEPS = (16, 8, 4, 2)
 """Distances of control points that are tried, scene pixels."""
-_TOLERANCE = 0.125
-"""Largest error of interpolated coordinates, file pixels."""
+_TOLERANCE = 0.03
+"""Largest error of interpolated coordinates, file pixels; gdalwarp allows itself 0.125."""
 _SHIFT_TOLERANCE = 1e-3
 """Largest deviation from a shift by whole pixels that needs no interpolation, pixels."""
 _NOISE = 1e-6
-"""Coordinates closer than this are the same, file pixels: more than rounding, less than anyone sees."""
+"""Rounding error of a ratio of pixel sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """File coordinates of a window's pixel centres, as control points between which they lie."""
+
+    nodes: Floats
+    """x and y of control points, (2, n, m)."""
+    step: int
+    """Distance of control points, pixels."""
+    window: Window
+    """Whose pixels these are, in rows and columns from the first control point."""
+
+    def all(self) -> tuple[Floats, Floats]:
+        """Returns x and y, (H, W) each."""
+        x, y = self._stretched(*self.window.slices)
+        return x, y
+
+    def border(self) -> tuple[Floats, Floats]:
+        """Returns x and y of the outermost pixels, among which the lowest and highest ones are."""
+        turned = Field(self.nodes.swapaxes(1, 2), self.step, self.window.transposed)
+        edges = [side._ends().reshape(2, -1) for side in (self, turned)]
+        x, y = np.concatenate(edges, axis=1)
+        return x, y
+
+    def _ends(self) -> Floats:
+        """Returns x and y in the first and the last row."""
+        rows, cols = self.window.slices
+        return self._stretched(slice(rows.start, rows.stop, max(self.window.height - 1, 1)), cols)
+
+    def moved(self, scales: Floats, shifts: Floats) -> Floats:
+        """Returns x and y, (2, H, W), each times a scale and moved by a shift."""
+        nodes = self.nodes * scales[:, None, None] + shifts[:, None, None]
+        return replace(self, nodes=nodes)._stretched(*self.window.slices)
+
+    def _stretched(self, rows: slice, cols: slice) -> Floats:
+        # whole cells and then a cut: much faster than a lookup per pixel, and no product of matrices, for
+        # which a busy machine's threads would wait for one another
+        down = self._between(np.ascontiguousarray(self.nodes.swapaxes(1, 2)))[..., rows].swapaxes(1, 2)
+        return self._between(np.ascontiguousarray(down))[..., cols]
+
+    def _between(self, nodes: Floats) -> Floats:
+        along = (np.arange(self.step) + 0.5) / self.step
+        cells: Floats = np.diff(nodes)[..., None] * along
+        cells += nodes[..., :-1, None]
+        return cells.reshape(*nodes.shape[:-1], -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +86,19 @@ class Mapping:
 
     scene: Affine
     """Scene pixels → world."""
-    file: Affine
-    """World → file pixels."""
+    file: Affine | Control
+    """World → file pixels, or the control points that tell."""
     crs: tuple[str, str] | None
     """CRS of the scene and of the file as WKT; None where they are the same."""
+    meridian: float | None = None
+    """Longitude in the middle of the file, degrees; None where the file has no longitudes."""
     step: int = 1
     """Distance of control points, scene pixels; at 1 every pixel is transformed."""
+
+    @property
+    def straight(self) -> bool:
+        """Whether one affine transform tells all."""
+        return self.crs is None and self.meridian is None and isinstance(self.file, Affine)
 
     def exact(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Returns file coordinates; not finite where the projection is not defined.
@@ -55,41 +107,51 @@ class Mapping:
             x: columns in the scene's grid, broadcastable with `y`.
             y: rows in the scene's grid.
         """
-        if self.crs is None:
-            return _apply(_composed(self.file, self.scene), x, y)
+        if isinstance(self.file, Affine) and self.straight:
+            return _apply(composed(self.file, self.scene), x, y)
         x, y = _apply(self.scene, *np.broadcast_arrays(x, y))
-        x, y = _transformer(*self.crs, os.getpid()).transform(x, y)
+        if self.crs is not None:
+            x, y = _transformer(*self.crs, os.getpid()).transform(x, y)
         with np.errstate(invalid="ignore"):
-            return _apply(self.file, x, y)
+            if self.meridian is not None:  # 170° W is 190° E to a file that crosses the antimeridian
+                x = x + 360.0 * np.rint((self.meridian - x) / 360.0)
+            return _apply(self.file, x, y) if isinstance(self.file, Affine) else self.file.to_pixels(x, y)
 
     def centres(self, window: Window) -> tuple[Floats, Floats]:
         """Returns file coordinates of a window's pixel centres, broadcastable to (H, W)."""
+        field = self.field(window)
+        return field.all() if isinstance(field, Field) else field
+
+    def field(self, window: Window) -> Field | tuple[Floats, Floats]:
+        """Returns file coordinates of a window's pixel centres, as control points where these tell all."""
         rows = np.arange(window.row, window.row + window.height)
         cols = np.arange(window.col, window.col + window.width)
-        if self.crs is None or self.step == 1:
+        if self.straight or self.step == 1:
             return self.exact(cols[None] + 0.5, rows[:, None] + 0.5)
-        x, y = self._interpolated(rows, cols)
-        lost = ~(np.isfinite(x) & np.isfinite(y))
-        if lost.any():
-            row, col = np.nonzero(lost)
-            x[lost], y[lost] = self.exact(cols[col] + 0.5, rows[row] + 0.5)
-        return x, y
-
-    def _interpolated(self, rows: Ints, cols: Ints) -> tuple[Floats, Floats]:
-        above, node_rows, down = _cells(rows, self.step)
-        before, node_cols, right = _cells(cols, self.step)
-        nodes = self.exact(node_cols[None], node_rows[:, None])
+        nodes = np.stack(self.exact(_nodes(cols, self.step)[None], _nodes(rows, self.step)[:, None]))
+        known = np.isfinite(nodes).all(axis=0)
+        bent = _bends(np.where(known, nodes, np.nan)) > _TOLERANCE
+        bent |= ~_corners(known[1:-1, 1:-1], np.logical_and)
+        place = Window(window.row % self.step, window.col % self.step, window.height, window.width)
+        field = Field(nodes[:, 1:-1, 1:-1], self.step, place)
+        if not bent.any():
+            return field
+        # at the antimeridian, and where the projection ends, every pixel by itself
         with np.errstate(invalid="ignore"):
-            down = down[:, None]
-            left_x, left_y = (lerp(axis[above], axis[above + 1], down) for axis in nodes)
-            x, y = (lerp(edge[:, before], edge[:, before + 1], right) for edge in (left_x, left_y))
+            x, y = field.all()
+        row, col = np.nonzero(
+            bent[np.ix_(*((axis // self.step - axis[0] // self.step) for axis in (rows, cols)))]
+        )
+        x[row, col], y[row, col] = self.exact(cols[col] + 0.5, rows[row] + 0.5)
         return x, y
 
     def error(self, x: Floats, y: Floats) -> float:
-        """Returns how far interpolated coordinates are from exact ones near points, file pixels, at most.
+        """Returns how far interpolated coordinates are from exact ones near most points, file pixels.
 
-        The error in a cell is at most the sum of those in the middle of two of its sides.  Its centre tells
-        nothing: between conformal projections the curvatures along rows and columns cancel there.
+        One in twenty may be further off, where the antimeridian cuts the file: such cells show when they are
+        read, and their pixels are transformed one by one.  The error in a cell is at most the sum of those in
+        the middle of two of its sides.  Its centre tells nothing: between conformal projections the
+        curvatures along rows and columns cancel there.
         """
         left, top, half = x // self.step * self.step, y // self.step * self.step, self.step / 2
         corner = np.stack(self.exact(left, top))
@@ -98,7 +160,8 @@ class Mapping:
             middle = np.stack(self.exact(left + right, top + down))
             with np.errstate(invalid="ignore"):
                 error += np.abs((corner + self.exact(left + 2 * right, top + 2 * down)) / 2 - middle)
-        return float(np.max(error, where=np.isfinite(error), initial=0.0))
+        known = error[np.isfinite(error)]
+        return float(np.quantile(known, 0.95)) if known.size else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +176,63 @@ class Fit:
     """Whole file pixels per scene pixel, along the file's rows and columns; at least 1."""
 
 
-def fit(scene: GeoBox, file: GeoBox) -> Fit:
+def fit(scene: GeoBox, file: GeoBox, placed: Control | None = None) -> Fit:
     """Returns how a file's grid lies to a scene's, with as few control points as its projection allows.
+
+    Args:
+        scene: its grid.
+        file: its own pixels, or about those where control points place it.
+        placed: those control points.
 
     Raises:
         GridError: no transformation is known between the two CRSs.
     """
-    crs = None if same_crs(scene.crs, file.crs) else (_wkt(scene.crs), _wkt(file.crs))
-    mapping = Mapping(scene.affine, ~file.affine, crs)
-    x, y = _lattice(mapping, scene.shape, file.shape)
-    if crs is not None:
+    mapping, shape = _mapping(scene, file, placed), (file.shape if placed is None else placed.shape)
+    x, y = _lattice(scene, file)
+    if not mapping.straight:
         steps = (replace(mapping, step=step) for step in _STEPS)
         mapping = next((tried for tried in steps if tried.error(x, y) < _TOLERANCE), mapping)
-    return Fit(mapping, _shift(mapping, x, y), _factors(mapping, x, y, file.shape))
+    shift = _shift(mapping, x, y) if placed is None else None
+    return Fit(mapping, shift, _factors(mapping, x, y, shape))
+
+
+def overlap(scene: GeoBox, file: GeoBox, placed: Control | None = None) -> float:
+    """Returns the share of a scene's grid that a file covers: exact to a few percent, 0 only if it is.
+
+    Args:
+        scene: its grid.
+        file: its own pixels, or about those where control points place it.
+        placed: those control points.
+
+    Raises:
+        GridError: no transformation is known between the two CRSs.
+    """
+    shape = file.shape if placed is None else placed.shape
+    share = _share_within(_mapping(scene, file, placed), scene, shape)
+    if share == 0 and _share_within(_mapping(file, scene), file, scene.shape) > 0:
+        return 1e-6  # the file lies between the points
+    return share
+
+
+def _share_within(mapping: "Mapping", grid: GeoBox, shape: Any, points: int = 129) -> float:
+    rows, cols = ((np.arange(points) + 0.5) * length / points for length in grid.shape)
+    x, y = np.broadcast_arrays(*mapping.exact(cols[None], rows[:, None]))
+    with np.errstate(invalid="ignore"):
+        inside = (x > _NOISE) & (x < shape[1] - _NOISE) & (y > _NOISE) & (y < shape[0] - _NOISE)
+    return float(inside.mean())
+
+
+def _mapping(scene: GeoBox, file: GeoBox, placed: Control | None = None) -> "Mapping":
+    crs = None if same_crs(scene.crs, file.crs) else (_wkt(scene.crs), _wkt(file.crs))
+    return Mapping(scene.affine, placed or ~file.affine, crs, _meridian(scene, file, crs))
+
+
+def _meridian(scene: GeoBox, file: GeoBox, crs: tuple[str, str] | None) -> float | None:
+    if file.crs is None or not file.crs.geographic:
+        return None
+    box, other = file.boundingbox, scene.boundingbox
+    spread = max(box.right, other.right) - min(box.left, other.left)
+    return None if crs is None and spread <= 360 else (box.left + box.right) / 2
 
 
 def _wkt(crs: CRS | None) -> str:
@@ -149,117 +256,30 @@ def bounds(grid: GeoBox, crs: CRS) -> tuple[float, float, float, float]:
     return left, bottom, right, top
 
 
-class Taps(NamedTuple):
-    """Along one axis: the two pixels between which coordinates lie, and how far along."""
-
-    first: Ints
-    second: Ints
-    weight: Floats
-    """Of the second; exactly 0 where the first alone counts."""
-    inside: Bools
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """First pixel that is needed and how many."""
-        whole = self.inside.all()
-        first = int((self.first if whole else self.first[self.inside]).min())
-        return first, int((self.second if whole else self.second[self.inside]).max()) + 1 - first
+def pixel_bounds(scene: GeoBox, file: GeoBox) -> tuple[float, float, float, float]:
+    """Returns the first and last column and row of a file in a scene's grid: left, top, right, bottom."""
+    rows, cols = (np.linspace(0, length, 65) for length in file.shape)
+    x, y = _mapping(file, scene).exact(cols[None], rows[:, None])
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
-def taps(coordinates: Floats, length: int, factor: int, smooth: bool) -> Taps:
-    """Returns the pixels, or blocks of pixels, around coordinates.
-
-    Args:
-        coordinates: in pixels from the file's edge; not finite means outside.
-        length: of the file along this axis, pixels.
-        factor: pixels per block.
-        smooth: False takes the pixel that contains the coordinate alone.
-    """
-    inside = (coordinates >= -_NOISE) & (coordinates < length - _NOISE)
-    place = np.where(inside, coordinates, 0.0)
-    if not smooth:
-        first = (place + _NOISE).astype(np.intp)
-        return Taps(first, first, np.zeros((1, 1)), inside)
-    last = -(-length // factor) - 1
-    place = np.minimum(np.maximum(place / factor - 0.5, 0.0), last)
-    first = (place + _NOISE).astype(np.intp)
-    weight: Floats = np.maximum(place - first, 0.0)
-    weight[weight < _NOISE] = 0.0
-    return Taps(first, first + (weight > 0), weight, inside)
+def _bends(nodes: Floats) -> Floats:
+    """Returns how far coordinates inside cells are from straight at most, from control points around them."""
+    down = np.abs(np.diff(nodes, 2, axis=1))[:, :, 1:-1]
+    across = np.abs(np.diff(nodes, 2, axis=2))[:, 1:-1]
+    return _corners(np.fmax(*(down + across)) / 8, np.fmax)
 
 
-def sample(pixels: Pixels, valid: Bools, rows: Taps, cols: Taps) -> tuple[Pixels, Bools]:
-    """Returns pixels between pixels, valid where every pixel that counts is.
-
-    Args:
-        pixels: (C, h, w); finite where valid.
-        valid: (h, w).
-        rows: pairs of rows, broadcastable with `cols` to (H, W); first rows beyond `pixels` are cut.
-        cols: pairs of columns.
-
-    Returns:
-        (C, H, W) and (H, W).
-    """
-    flat, width = pixels.reshape(len(pixels), -1), valid.shape[1]
-    inside = rows.inside & cols.inside
-    corners = [row * width + col for row in _ends(rows) for col in _ends(cols)]
-    if not valid.all():
-        for corner in corners:
-            inside &= valid.reshape(-1).take(corner, mode="clip")
-    # Corners of pixels outside the file point anywhere: they are clipped, and invalid.
-    values = [flat.take(corner, axis=1, mode="clip") for corner in corners]
-    for axis in (cols, rows):
-        if axis.weight.any():
-            weight = axis.weight.astype(flat.dtype)
-            values = [lerp(*pair, weight) for pair in zip(values[::2], values[1::2], strict=True)]
-    return values[0], inside
+def _corners(nodes: npt.NDArray[Any], fold: np.ufunc) -> npt.NDArray[Any]:
+    """Returns what the four corners of each cell make together."""
+    sides = fold(nodes[:, :-1], nodes[:, 1:])
+    cells: npt.NDArray[Any] = fold(sides[:-1], sides[1:])
+    return cells
 
 
-def averaged(pixels: Pixels, valid: Bools, factors: tuple[int, int]) -> tuple[Pixels, Bools]:
-    """Returns means over blocks, valid where all pixels of a block are; blocks at the end may be cut.
-
-    Args:
-        pixels: (C, h, w); finite.
-        valid: (h, w).
-        factors: rows and columns per block.
-    """
-    total, whole = pixels.astype(np.float64), valid
-    for axis, factor in enumerate(factors, start=1):
-        counts = np.diff(np.append(np.arange(0, total.shape[axis], factor), total.shape[axis]))
-        total = _folded(total, factor, axis, np.add) / np.expand_dims(counts, 2 - axis)
-        whole = _folded(whole, factor, axis - 1, np.logical_and)
-    return total.astype(pixels.dtype), whole
-
-
-def lerp(start: Pixels, end: Pixels, weight: Pixels) -> Pixels:
-    """Returns values between two; exactly `start` where both are equal."""
-    result: Pixels = start + weight * (end - start)
-    return result
-
-
-def _ends(axis: Taps) -> tuple[Ints, ...]:
-    return (axis.first, axis.second) if axis.weight.any() else (axis.first,)
-
-
-def _folded(values: Pixels, factor: int, axis: int, fold: np.ufunc) -> Pixels:
-    # Strided passes in fixed order: several times faster than a reduction over short axes, and the same
-    # for every window.
-    across = [slice(None)] * values.ndim
-    across[axis] = slice(0, None, factor)
-    result = values[tuple(across)].copy()
-    for start in range(1, min(factor, values.shape[axis])):
-        across[axis] = slice(start, None, factor)
-        part = values[tuple(across)]
-        across[axis] = slice(0, part.shape[axis])
-        fold(result[tuple(across)], part, out=result[tuple(across)])
-    return result
-
-
-def _cells(pixels: Ints, step: int) -> tuple[Ints, Floats, Floats]:
-    """Returns the cell of each pixel, the control points around all, and how far along its cell each is."""
-    first = pixels[0] // step
-    nodes = np.arange(first, pixels[-1] // step + 2) * float(step)
-    return pixels // step - first, nodes, (pixels % step + 0.5) / step
+def _nodes(pixels: Ints, step: int) -> Floats:
+    """Returns the control points around pixels, and one more at either end that shows how much cells bend."""
+    return np.arange(pixels[0] // step - 1, pixels[-1] // step + 3) * float(step)
 
 
 def _apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -267,7 +287,8 @@ def _apply(affine: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return _line(a, x, b, y, c), _line(e, y, d, x, f)
 
 
-def _composed(outer: Affine, inner: Affine) -> Affine:
+def composed(outer: Affine, inner: Affine) -> Affine:
+    """Returns one affine transform after another."""
     # Spelled out since affine 3 warns of `*` and affine 2 does not know `@`.
     product = np.array(outer).reshape(3, 3) @ np.array(inner).reshape(3, 3)
     return Affine(*product.ravel()[:6].tolist())
@@ -294,12 +315,12 @@ def _title(wkt: str) -> str:
     return repr(CRS(wkt).proj.name)
 
 
-def _lattice(mapping: Mapping, scene: Any, file: Any, points: int = 17) -> tuple[Floats, Floats]:
+def _lattice(scene: GeoBox, file: GeoBox, points: int = 17) -> tuple[Floats, Floats]:
     """Returns points spread over the part of a scene's grid where a file is, or over all of it."""
-    back = Mapping(~mapping.file, ~mapping.scene, mapping.crs and mapping.crs[::-1])
-    rows, cols = (np.linspace(0, length, 2 * points) for length in file)
+    back = _mapping(file, scene)
+    rows, cols = (np.linspace(0, length, 2 * points) for length in file.shape)
     spread = []
-    for place, length in zip(back.exact(cols[None], rows[:, None]), scene[::-1], strict=True):
+    for place, length in zip(back.exact(cols[None], rows[:, None]), scene.shape[::-1], strict=True):
         found = place[np.isfinite(place)]
         low, high = np.clip((found.min(), found.max()), 0, length) if found.size else (0, length)
         spread.append(np.linspace(low, high, points) if high > low else np.linspace(0, length, points))
@@ -317,11 +338,15 @@ def _shift(mapping: Mapping, x: Floats, y: Floats) -> tuple[int, int] | None:
 
 
 def _factors(mapping: Mapping, x: Floats, y: Floats, shape: Any) -> tuple[int, int]:
-    middle = np.array([x.mean(), y.mean()])[:, None] + 0.5 * np.array([[-1, 1, 0, 0], [0, 0, -1, 1]])
-    there = np.stack(mapping.exact(*middle))
-    ratios = np.hypot(there[:, 1] - there[:, 0], there[:, 3] - there[:, 2])[::-1]
+    with np.errstate(invalid="ignore"):
+        across = np.subtract(mapping.exact(x + 0.5, y), mapping.exact(x - 0.5, y))
+        down = np.subtract(mapping.exact(x, y + 0.5), mapping.exact(x, y - 0.5))
+        spans = np.hypot(across, down)  # of scene pixels in the file: along its columns and its rows
+    # the median: next to the antimeridian a pixel may span the whole file
+    ratios = [
+        float(np.median(span[np.isfinite(span)])) if np.isfinite(span).any() else 1 for span in spans[::-1]
+    ]
     rows, cols = (
-        int(np.clip(ratio + _NOISE, 1, length)) if np.isfinite(ratio) else 1
-        for ratio, length in zip(ratios, shape, strict=True)
+        int(np.clip(ratio + _NOISE, 1, length)) for ratio, length in zip(ratios, shape, strict=True)
     )
     return rows, cols

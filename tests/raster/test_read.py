@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 from rasterio.warp import reproject
 
-from rsseg.errors import GridError, RasterError
+from rsseg.errors import GridError, RasterError, RssegError
 from rsseg.geo import Window
 from rsseg.raster import read as reading
 from rsseg.raster.read import plan, reference_grid
@@ -453,16 +454,37 @@ def test_transforms_without_a_crs_share_one_plane(folder):
 # Errors
 
 
+def without_a_grid(path, kind):
+    """Writes a file whose place only control points, RPCs or geolocation arrays tell."""
+    write(path, np.ones((9, 9), np.uint8))
+    with rasterio.open(path, "r+") as file:
+        if kind == "rpcs":
+            ones = [1.0] * 20
+            file.rpcs = RPC(0, 1, 0, 1, ones, ones, 0, 1, 0, 1, ones, ones, 0, 1)
+        elif kind == "folded":
+            file.gcps = [GroundControlPoint(row, row, row, row, 0.0) for row in (0, 5, 9)], "EPSG:32632"
+        elif kind == "swath":
+            file.update_tags(ns="GEOLOCATION", X_DATASET="x.tif", Y_DATASET="y.tif")
+    if kind == "gcps":
+        points = '<GCP Pixel="0" Line="0" X="1" Y="2"/><GCP Pixel="9" Line="9" X="2" Y="1"/>'
+        path = path.with_suffix(".vrt")
+        path.write_text(
+            f'<VRTDataset rasterXSize="9" rasterYSize="9"><GCPList>{points}</GCPList>'
+            '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+        )
+    return path
+
+
 def failing(folder, kind):
     """Writes a file that cannot be used."""
+    if kind in {"gcps", "folded", "rpcs", "swath"}:
+        return without_a_grid(folder / f"{kind}.tif", kind)
     path, place = folder / f"{kind}.tif", grid_at("EPSG:32632", (20, 30))
     if kind == "text":
         path.write_text("no raster\n" * 9)
-    elif kind == "complex":
-        write(path, np.ones(place.shape, np.complex64), place)
-    elif kind == "gcps":
-        points = [GroundControlPoint(row, col, col, row) for row, col in ((0, 0), (0, 9), (9, 0), (9, 9))]
-        write(path, np.ones(place.shape, np.uint8), gcps=points, crs="EPSG:32632")
+    elif kind == "yard":
+        yard = 'LOCAL_CS["yard",UNIT["metre",1]]'
+        write(path, np.ones(place.shape, np.uint8), GeoBox(place.shape, place.affine, yard))
     elif kind == "flat":
         write(
             path, np.ones(place.shape, np.uint8), GeoBox(place.shape, Affine(0, 0, 5, 0, 0, 5), "EPSG:32632")
@@ -475,13 +497,17 @@ def failing(folder, kind):
     return path
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
         ("missing", {}, ["missing.tif", "no such file"]),
         ("text", {}, ["text.tif", "no raster", "check the file"]),
-        ("complex", {}, ["complex.tif", "complex64", "amplitude"]),
-        ("gcps", {}, ["gcps.tif", "control points", "gdalwarp gcps.tif"]),
+        ("rpcs", {}, ["rpcs.tif", "RPCs only", "gdalwarp -rpc -to RPC_DEM=DEM.tif", "rpcs_grid.tif"]),
+        ("gcps", {}, ["gcps.vrt", "have no CRS", "gdalwarp -s_srs EPSG:CODE", "gcps_grid.tif"]),
+        ("swath", {}, ["swath.tif", "geolocation arrays only", "gdalwarp -geoloc"]),
+        ("folded", {}, ["folded.tif", "3 ground control points do not tell its place", "gdalwarp -tps"]),
+        ("yard", {}, ["yard.tif: no transformation from"]),
         ("flat", {}, ["flat.tif", "pixel size is 0"]),
         ("good", {"indexes": [1, 4]}, ["good.tif", "band 4", "bands 1 to 1"]),
         ("good", {"indexes": [0]}, ["good.tif", "band 0", "bands 1 to 1"]),
@@ -491,7 +517,7 @@ def failing(folder, kind):
     ],
 )
 def test_errors_say_what_to_do_in_one_line(folder, kind, options, words):
-    with pytest.raises(RasterError) as caught:
+    with pytest.raises(RssegError) as caught:
         plan([failing(folder, kind)], grid_at("EPSG:32632", (50, 60)), **options)
     message = str(caught.value)
     assert [word for word in words if word not in message] == []

@@ -8,9 +8,8 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
-from rsseg.errors import RasterError
 from rsseg.geo import Window
-from rsseg.raster import handles, validity
+from rsseg.raster import validity
 from rsseg.raster.read import plan, reference_grid
 
 DATA = Path(os.environ.get("RSSEG_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -157,26 +156,3 @@ def test_combined_nodata_values_match_gdal(tmp_path):
 def test_usable_demands_every_band():
     pixels = np.array([[[1, 2, 3]], [[4, 5, 6]]], np.int16)
     assert validity.usable(pixels, [(2,), (6, 7)]).tolist() == [[True, False, False]]
-
-
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # the oracle's
-@pytest.mark.skipif(not (DATA / "odd_geotiffs").is_dir(), reason="no shared data beside the project")
-def test_odd_files_match_gdal_or_are_refused_in_one_line():
-    compared, messages = 0, []
-    for path in sorted((DATA / "odd_geotiffs").glob("*.tif")):
-        try:
-            raster = handles.describe(path)
-            pixels, valid = raster.read(Window(0, 0, *(min(length, 300) for length in raster.grid.shape)))
-        except RasterError as error:
-            messages.append((path, str(error)))
-            continue
-        part = rasterio.windows.Window(0, 0, valid.shape[1], valid.shape[0])
-        with rasterio.open(path) as dataset:
-            expected = (dataset.read_masks(list(raster.indexes), window=part) != 0).all(axis=0)
-        if pixels.dtype.kind == "f":
-            expected &= np.isfinite(pixels).all(axis=0)
-        if raster.rule.alpha is None:
-            np.testing.assert_array_equal(valid, expected, err_msg=str(path))
-            compared += 1
-    assert compared > 30
-    assert all(str(path) in message and "\n" not in message for path, message in messages)
