@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from rsseg.checkpoint import load_model
     from rsseg.classmap import ClassMap
     from rsseg.data.scenes import Scene, Scenes
+    from rsseg.data.tables import read_scenes, write_scenes
     from rsseg.data.tiles import open_scene
+    from rsseg.datasets.from_torchgeo import from_torchgeo
+    from rsseg.datasets.from_xarray import scene_from_xarray
+    from rsseg.datasets.to_torchgeo import to_torchgeo
     from rsseg.errors import RssegError
     from rsseg.geo import Window
     from rsseg.modality import Modality
@@ -36,9 +40,14 @@ __all__ = [
     "__version__",
     "build",
     "fit",
+    "from_torchgeo",
     "load_model",
     "open_scene",
     "predict_scene",
+    "read_scenes",
+    "scene_from_xarray",
+    "to_torchgeo",
+    "write_scenes",
 ]
 
 _HOMES = {
@@ -53,9 +62,14 @@ _HOMES = {
     "Window": "rsseg.geo",
     "build": "rsseg.models.catalogue",
     "fit": "rsseg.train.fit",
+    "from_torchgeo": "rsseg.datasets.from_torchgeo",
     "load_model": "rsseg.checkpoint",
     "open_scene": "rsseg.data.tiles",
     "predict_scene": "rsseg.predict.scene",
+    "read_scenes": "rsseg.data.tables",
+    "scene_from_xarray": "rsseg.datasets.from_xarray",
+    "to_torchgeo": "rsseg.datasets.to_torchgeo",
+    "write_scenes": "rsseg.data.tables",
 }
 
 

@@ -1,5 +1,6 @@
 """The scene table."""
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
@@ -11,7 +12,10 @@ from rsseg import datasets
 from rsseg.data import splits
 from rsseg.data.scenes import Scene, Scenes, Source, footprint, from_files, only, require_labels
 from rsseg.data.splits import Shares
+from rsseg.data.tiles import open_scene
 from rsseg.errors import RasterError, SceneError
+from rsseg.geo import Window
+from rsseg.modality import Modality
 
 
 def source(name):
@@ -112,3 +116,21 @@ def test_files_are_given_as_name_and_path(item):
 def test_files_must_exist():
     with pytest.raises(RasterError, match=r"nowhere.tif: no such file; check --file rgb"):
         from_files(["rgb=nowhere.tif"])
+
+
+def test_files_may_lie_anywhere_that_gdal_reads(write_raster):
+    path = write_raster("a.tif", np.zeros((4, 4), np.uint8))
+    (scene,) = from_files([f"rgb={path}", "dsm=https://host/b.tif?x=1", "dsm=/vsis3/bucket/c.tif"])
+    assert scene.id == "a"
+    assert scene.files["dsm"].paths == ("/vsicurl/https://host/b.tif?x=1", "/vsis3/bucket/c.tif")
+
+
+def test_an_area_in_another_crs_is_brought_to_the_grids(write_raster):
+    path = write_raster("a.tif", np.zeros((40, 60), np.uint8))
+    area = box(500_010, 5_799_970, 500_030, 5_799_990)
+    elsewhere = gpd.GeoSeries([area], crs=32633).to_crs(4326).iloc[0]
+    scene = Scene("s", {"a": source(path)}, None, "train", elsewhere, "EPSG:4326")
+    opened = open_scene(scene, {"a": Modality(name="a", role="other", bands=("v",))}, None)
+    inside = opened.inside(Window(0, 0, 40, 60))
+    assert inside[10:30, 10:30].all()
+    assert inside.sum() == 400

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rsseg import datasets
+from rsseg.data.scenes import Polygons, Source
 from rsseg.datasets.folder import Folder
 from rsseg.errors import RecipeError, SceneError
 from rsseg.facts import parse
@@ -211,3 +212,57 @@ def test_the_simulated_city_is_found(city):
         *((f"train_{k:03d}", "train") for k in range(3)), ("val_000", "val"), ("test_000", "test"),
     }  # fmt: skip
     assert all(set(scene.files) == {"rgb", "nir", "dsm"} and scene.label for scene in scenes)
+
+
+def test_several_files_of_one_scene_are_tiles_where_the_config_says_so(holding):
+    root = holding("rgb/a_0.tif", "rgb/a_1.tif", "rgb/b_0.tif", "nir/a_0.tif")
+    layers = {"rgb": {"files": "rgb/{id}_{tile}.tif", "mosaic": True}, "nir": "nir/{id}_{tile}.tif"}
+    one, other = datasets.scenes(root, folder(layers))
+    assert one.files["rgb"].paths == ((root / "rgb/a_0.tif", root / "rgb/a_1.tif"),)
+    assert one.files["nir"].paths == (root / "nir/a_0.tif",)
+    assert other.files["rgb"].paths == (root / "rgb/b_0.tif",)
+    with pytest.raises(SceneError, match=r"scene a: .*or say `mosaic: true` if they are tiles"):
+        datasets.scenes(root, folder({"rgb": "rgb/{id}_{tile}.tif"}))
+
+
+def test_labels_may_be_polygons(holding):
+    root = holding("rgb/a.tif", "rgb/b.tif", "fields/a.gpkg")
+    labels = {"files": "fields/{id}.gpkg", "column": "crop", "layer": "x", "touched": True, "outside": 0}
+    one, other = datasets.scenes(root, folder({"rgb": "rgb/{id}.tif"}, labels=labels))
+    assert one.label == Polygons(root / "fields/a.gpkg", "crop", "x", True, 0)
+    assert other.label is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"files": "l/{id}.gpkg", "outside": 0}}, "outside is for polygons; state their class"),
+        ({"labels": {"files": "l/{id}.gpkg", "column": "c", "mosaic": True}}, "mosaic is for rasters"),
+        ({"labels": {"files": ["{id}.a", "{id}.b"], "column": "c"}}, "2 patterns; expected one file"),
+        ({"modalities": {"rgb": {"files": "{id}.gpkg", "column": "c"}}}, "only labels can be polygons"),
+    ],
+)
+def test_polygons_and_rasters_are_described_apart(change, message):
+    content = {"description": "d", "modalities": {"rgb": {"files": "{id}.tif"}}, **change}
+    with pytest.raises(RecipeError, match=message):
+        parse(Folder, content, "mine.yaml")
+
+
+def test_a_table_gives_the_files_and_the_config_the_rest(holding):
+    root = holding("x/1.tif", "x/2.tif", "l.tif")
+    table = root / "scenes.csv"
+    table.write_text(
+        'id,rgb,other,label\na_1,x/1.tif,gone.tif,l.tif\nb_1,"{""files"": ""x/2.tif"", ""indexes"": [4]}",,\n'
+    )
+    config = folder(
+        {"rgb": {"indexes": [1, 2, 3], "alpha": False}, "dsm": {}},
+        labels={"indexes": [2]},
+        splits={"train": ["a_*"]},
+    )
+    one, other = datasets.scenes(table, config)
+    assert one.files == {"rgb": Source((root / "x/1.tif",), (1, 2, 3), False)}
+    assert one.label == Source((root / "l.tif",), (2,))
+    assert (one.split, other.split) == ("train", None)
+    assert other.files == {"rgb": Source((root / "x/2.tif",), (4,))}
+    with pytest.raises(SceneError, match=r"config states no `files` of rgb; add them, or give a scene table"):
+        datasets.scenes(root, config)
