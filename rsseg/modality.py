@@ -95,8 +95,30 @@ class Modality(facts.Fact):
         return np.where(valid, (self.physical(pixels, valid) - mean) / std, 0).astype(np.float32)
 
 
+PERCENTILES = (0.1, 1.0, 2.0, 5.0, 25.0, 50.0, 75.0, 95.0, 98.0, 99.0, 99.9)
+"""Per cent at which `Statistics.percentiles` are taken."""
+
+
+class Histogram(facts.Fact):
+    """Counts of one band's values in equal bins, without the outermost 0.1 % at either end."""
+
+    exponent: int
+    """Bins are 2^exponent wide, in physical units."""
+    first: int
+    """Bin k is [(first + k) · 2^exponent, (first + k + 1) · 2^exponent)."""
+    counts: Annotated[tuple[int, ...], Field(max_length=64)]
+    """Values per bin."""
+    below: int = 0
+    """Values below the first bin."""
+    above: int = 0
+    """Values above the last bin."""
+
+
 class Statistics(facts.Fact):
-    """Mean and standard deviation of a modality's physical values over valid pixels, per band."""
+    """A modality's physical values over the valid pixels of the training split, per band.
+
+    Model files of earlier versions have mean, std and count alone.
+    """
 
     mean: tuple[float, ...]
     """Per band, in physical units."""
@@ -104,11 +126,31 @@ class Statistics(facts.Fact):
     """Per band, in physical units; positive."""
     count: int = 0
     """Valid pixels seen."""
+    pixels: int = 0
+    """Pixels looked at, valid or not."""
+    minimum: tuple[float, ...] = ()
+    """Per band, in physical units."""
+    maximum: tuple[float, ...] = ()
+    """Per band, in physical units."""
+    percentiles: tuple[tuple[float, ...], ...] = ()
+    """Per band, at each of `PERCENTILES`."""
+    histogram: tuple[Histogram, ...] = ()
+    """Per band."""
+
+    @property
+    def share(self) -> float | None:
+        """Share of the pixels that were valid, 0–1; None where it is not known."""
+        return self.count / self.pixels if self.pixels else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.mean) != len(self.std) or any(not value > 0 for value in self.std):
             raise ValueError("expected one mean and one positive standard deviation per band")
+        optional = (self.minimum, self.maximum, self.percentiles, self.histogram)
+        if any(len(values) not in (0, len(self.mean)) for values in optional):
+            raise ValueError("expected minimum, maximum, percentiles and histogram per band, or none")
+        if any(len(levels) != len(PERCENTILES) for levels in self.percentiles):
+            raise ValueError(f"expected {len(PERCENTILES)} percentiles per band")
         return self
 
 

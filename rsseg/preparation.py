@@ -6,9 +6,11 @@ from pathlib import Path
 
 from rsseg import classmap, datasets, modality
 from rsseg.classmap import ClassMap
-from rsseg.data import splits
-from rsseg.data.scenes import Scenes, only
-from rsseg.errors import RecipeError, RssegError
+from rsseg.data import leaks, splits
+from rsseg.data.cache import Cache, beside
+from rsseg.data.scenes import Scenes, only, require_labels
+from rsseg.data.tiles import OpenScene, open_scenes
+from rsseg.errors import RecipeError, RssegError, SceneError
 from rsseg.facts import nearest
 from rsseg.modality import Modality
 from rsseg.recipe import Data, Recipe, expand
@@ -56,16 +58,67 @@ def split_scenes(recipe: Recipe, order: Sequence[str]) -> Scenes:
         order: modalities that take part, the reference first.
 
     Raises:
-        SceneError: the root is missing, or a scene has none of the modalities.
+        SceneError: the root is missing, a table lacks a modality's column, or a scene has none of them.
     """
     data = recipe.data
-    found = only(datasets.scenes(expand(data.root), datasets.load(data.dataset)), order)
+    found = datasets.scenes(expand(data.root), datasets.load(data.dataset), order)
+    _require_columns(found, order, data.root)
+    found = only(found, order)
     shares = splits.Shares(data.val, data.test, recipe.seed)
     if data.split == "config":
         return splits.by_config(found, shares)
     if data.split == "blocks":
         return splits.by_blocks(found, data.gsd, data.block, data.guard_band, shares)
     return splits.by_polygons(found, data.gsd, expand(data.split), data.guard_band)
+
+
+def open_splits(
+    recipe: Recipe,
+    modalities: Mapping[str, Modality],
+    class_map: ClassMap | None,
+    wanted: Sequence[str] = ("train", "val"),
+) -> dict[str, tuple[OpenScene, ...]]:
+    """Returns the opened scenes of some splits, once no ground lies in two splits.
+
+    Args:
+        recipe: where the data lie and how they are split.
+        modalities: by name, the reference first.
+        class_map: how labels are read; None reads none.
+        wanted: splits that are opened.
+
+    Raises:
+        SceneError: the guard band is too narrow, splits overlap, one is empty, or labels are missing.
+    """
+    data = recipe.data
+    if data.split != "config":
+        splits.require_guard(data.guard_band, data.tile)
+    scenes = split_scenes(recipe, list(modalities))
+    leaks.require_none(scenes, data.gsd)
+    chosen = {split: scenes.of(split) for split in wanted}
+    if class_map is not None:
+        for table in chosen.values():
+            require_labels(table)
+    return {split: open_scenes(table, modalities, class_map, data.gsd) for split, table in chosen.items()}
+
+
+def cache_of(data: Data, *, refresh: bool = False) -> Cache:
+    """Returns where statistics and label counts of a recipe's data are kept.
+
+    Args:
+        data: `cache`, or beside `root`.
+        refresh: read everything anew.
+    """
+    return beside(expand(data.root), None if data.cache is None else expand(data.cache), refresh=refresh)
+
+
+def _require_columns(found: Scenes, order: Sequence[str], root: str) -> None:
+    """A folder that lacks a modality's files is told scene by scene; a table without its column is wrong."""
+    lacking = next((name for name in order if name not in found.modalities), None)
+    if lacking is not None:
+        there = ", ".join(found.modalities)
+        raise SceneError(
+            f"data.root {root}: no column {lacking!r}; it has {there}: add it, or change data.modalities"
+        )
 
 
 def roles(modalities: Mapping[str, Modality]) -> dict[str, str]:

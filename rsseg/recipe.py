@@ -42,8 +42,13 @@ class Data(Section):
     """Class map of configs/classes; the data set's own where absent."""
     tile: Annotated[int, Field(ge=32, le=8192)] = 256
     """Height and width of training tiles, pixels; a multiple of the backbone's largest stride (32)."""
-    sampler: Literal["random", "grid", "balanced"] = "random"
-    """How training tiles are chosen; `balanced` meets every class equally often."""
+    sampler: Literal["random", "grid", "balanced", "covered"] = "random"
+    """How training tiles are chosen: `grid`: those that cover the area, in a new order each epoch;
+    `balanced`: every class equally often; `covered`: where each modality in `cover` has `min_share`."""
+    min_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Valid pixels that each modality in `cover` has in a tile, share (sampler: covered)."""
+    cover: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Modalities wanted in every tile, all where absent (sampler: covered)."""
     samples: Annotated[int, Field(ge=1)] | None = None
     """Training tiles per epoch; as many as cover the training area once where absent."""
     split: str = "config"
@@ -51,15 +56,17 @@ class Data(Section):
     block: Annotated[int, Field(ge=1)] = 512
     """Side of a block, pixels (split: blocks)."""
     guard: Annotated[int, Field(ge=0)] | None = None
-    """Guard band between splits inside a scene, pixels; one tile where absent."""
+    """Guard band between splits inside a scene, pixels: a tile (as where absent) or more, or 0 for none."""
     val: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share for validation: of the training scenes, or of the blocks."""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of the blocks for test (split: blocks)."""
     augment: Literal["none", "flip", "full"] = "full"
     """`flip`: flips and quarter turns; `full`: also zoom, and brightness of optical modalities."""
-    statistics_tiles: Annotated[int, Field(ge=1)] = 400
-    """Training tiles at most from which mean and standard deviation are taken."""
+    statistics_tiles: Annotated[int, Field(ge=1)] | None = None
+    """Training tiles at most from which statistics are taken, evenly spread; all where absent."""
+    cache: str | None = None
+    """Folder that keeps statistics and label counts; `.rsseg` in `root` where absent; ${VAR} as in `root`."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Reader processes beside the main one."""
 
@@ -74,6 +81,9 @@ class Data(Section):
     def _consistent(self) -> Self:
         if self.reference is not None and self.reference not in self.modalities:
             raise ValueError(f"reference {self.reference!r} is not one of {', '.join(self.modalities)}")
+        strange = [name for name in self.cover or () if name not in self.modalities]
+        if strange:
+            raise ValueError(f"cover {strange[0]!r} is not one of {', '.join(self.modalities)}")
         if self.split == "blocks" and self.val + self.test >= 1:
             raise ValueError(f"val {self.val} + test {self.test} leave nothing for training; lower them")
         return self

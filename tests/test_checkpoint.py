@@ -104,7 +104,7 @@ def test_header_says_everything_without_reading_weights(saved, facts):
     assert [m["name"] for m in header["modalities"]] == ["rgb", "dsm"]
     assert header["modalities"][0]["bands"] == ["red", "green", "blue"]
     assert header["class_map"]["classes"][1] == {"name": "building", "values": [1], "colour": "#d7301f"}
-    assert header["statistics"]["dsm"] == {"mean": [0.0], "std": [1 / 3], "count": 7}
+    assert header["statistics"]["dsm"].items() >= {"mean": [0.0], "std": [1 / 3], "count": 7}.items()
     assert {"python", "rsseg", "torch"} <= header["versions"].keys()
 
 

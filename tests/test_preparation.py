@@ -1,8 +1,8 @@
 import pytest
 
 from rsseg import preparation
-from rsseg.errors import RecipeError
-from rsseg.recipe import Data
+from rsseg.errors import RecipeError, SceneError
+from rsseg.recipe import Data, Recipe
 
 
 @pytest.fixture
@@ -34,3 +34,20 @@ def test_an_unknown_modality_is_answered_with_the_nearest(data):
 def test_a_data_set_without_a_class_map_needs_one_in_the_recipe(data):
     with pytest.raises(RecipeError, match=r"set data\.classes=NAME"):
         preparation.class_map_of(data("thermal"))
+
+
+def test_a_table_without_a_modalitys_column_is_answered_with_those_there(tmp_path):
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "t.csv").write_text("id,rgb,nir\ns,a.tif,a.tif\n")
+    recipe = Recipe.model_validate(
+        {
+            "data": {
+                "dataset": "simulated_city",
+                "root": str(tmp_path / "t.csv"),
+                "modalities": ["rgb", "dsm"],
+            },
+            "model": {"method": "mean"},
+        }
+    )
+    with pytest.raises(SceneError, match=r"t\.csv: no column 'dsm'; it has rgb: add it, or change"):
+        preparation.split_scenes(recipe, recipe.data.order)

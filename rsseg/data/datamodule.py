@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader
 
 from rsseg.batch import Batch, Sample
 from rsseg.data.augment import Augment
-from rsseg.data.samplers import BalancedTiles, GridTiles, RandomTiles
+from rsseg.data.samplers import Drawn, GridTiles, Part
 from rsseg.data.tiles import Tiles
 
-TileSampler = GridTiles | RandomTiles | BalancedTiles
+TileSampler = GridTiles | Drawn
 
 
 class SceneData(lightning.LightningDataModule):
@@ -44,11 +44,14 @@ class SceneData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Returns batches, drawn anew each epoch; an incomplete last one is dropped if it is not alone."""
-        return self._loader(*self.train, drop_last=len(self.train[1]) >= self.batch)
+        tiles, sampler = self.train
+        part = self._part(sampler, fill=False)
+        return self._loader(tiles, part, drop_last=len(part) >= self.batch)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Returns the same windows at every validation."""
-        return self._loader(*self.val, drop_last=False)
+        tiles, sampler = self.val
+        return self._loader(tiles, self._part(sampler, fill=True), drop_last=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns which epoch comes next, at the end of one."""
@@ -57,7 +60,7 @@ class SceneData(lightning.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the epoch: reader processes draw their first tiles before Lightning tells the sampler."""
         sampler = self.train[1]
-        if not isinstance(sampler, GridTiles):
+        if isinstance(sampler, Drawn):
             sampler.set_epoch(state_dict["epoch"])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -65,7 +68,13 @@ class SceneData(lightning.LightningDataModule):
         training = self.trainer is not None and self.trainer.training
         return self.augment(batch) if training else batch
 
-    def _loader(self, tiles: Tiles, sampler: TileSampler, *, drop_last: bool) -> DataLoader[Sample]:
+    def _part(self, sampler: TileSampler, *, fill: bool) -> TileSampler | Part:
+        """Returns what this process reads; Lightning's own way draws a second order and repeats windows."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return sampler
+        return Part(sampler, self.trainer.global_rank, self.trainer.world_size, fill=fill)
+
+    def _loader(self, tiles: Tiles, sampler: TileSampler | Part, *, drop_last: bool) -> DataLoader[Sample]:
         return DataLoader(
             tiles,
             batch_size=self.batch,

@@ -112,6 +112,26 @@ def by_polygons(scenes: Scenes, gsd: float | None, path: Path, guard: int) -> Sc
     return replace(scenes, rows=tuple(rows))
 
 
+def require_guard(guard: int, tile: int) -> None:
+    """Checks that a guard band keeps windows of two splits apart.
+
+    A tile of one split then never reaches a pixel of another, not even as context.  0 is a decision for none
+    (areas still share no pixel); what lies between is taken for a slip.
+
+    Args:
+        guard: width of the band, pixels.
+        tile: window size, pixels.
+
+    Raises:
+        SceneError: the band is narrower than a tile, and not 0.
+    """
+    if 0 < guard < tile:
+        raise SceneError(
+            f"data.guard {guard} is less than a tile of {tile} pixels, so windows of two splits would meet; "
+            f"use {tile} or more, or 0 for no guard band"
+        )
+
+
 def _read_polygons(path: Path) -> gpd.GeoDataFrame:
     try:
         polygons = gpd.read_file(path)

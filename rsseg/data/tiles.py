@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,15 @@ from torch.utils.data import Dataset
 
 from rsseg.batch import Place, Sample
 from rsseg.classmap import ClassMap
-from rsseg.data.scenes import Scene, Scenes, Source
+from rsseg.data.scenes import Polygons, Scene, Scenes, Source, area_in
 from rsseg.errors import RasterError, SceneError
 from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Bools, Floats, Modality, Statistics
+from rsseg.raster import vector
 from rsseg.raster.handles import describe
-from rsseg.raster.read import Reader, plan, reference_grid
+from rsseg.raster.read import Reader, coverage, plan, reference_grid
+from rsseg.raster.vector import VectorFile, VectorReader
 
 Where = tuple[int, Window]
 """Index of a scene in the table, and a window of its grid."""
@@ -35,7 +37,7 @@ class OpenScene:
     scene: Scene
     grid: GeoBox
     readers: Mapping[str, Reader]
-    label: Reader | None
+    label: Reader | VectorReader | None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,23 +45,34 @@ class OpenScene:
         return int(self.grid.shape[0]), int(self.grid.shape[1])
 
     def raw(self, name: str, window: Window) -> tuple[Floats, Bools]:
-        """Returns a modality's raw pixels (C, H, W) and valid map (H, W)."""
-        return self.readers[name].read(window)
+        """Returns a modality's raw pixels (C, H, W) and valid map (H, W).
+
+        Raises:
+            RasterError: a file broke; the message names scene, modality and window.
+        """
+        return self._read(self.readers[name], name, window)
 
     def target(self, window: Window, class_map: ClassMap) -> npt.NDArray[np.int64]:
         """Returns class ids (H, W), ignored outside the labels and outside the split's area.
 
         Raises:
             SceneError: the labels hold a value that the class map does not know.
+            RasterError: the file broke; the message names scene and window.
         """
         if self.label is None:
             return np.full(window.shape, IGNORED, np.int64)
-        raw, valid = self.label.read(window)
+        raw, valid = self._read(self.label, "label", window)
         try:
             ids = class_map.encode(raw if class_map.bands == 3 else raw[0], valid)
         except SceneError as error:
             raise SceneError(f"{_file(self.scene)}: {error}") from error
         return np.where(self.inside(window), ids, IGNORED)
+
+    def _read(self, reader: Reader | VectorReader, what: str, window: Window) -> tuple[Any, Bools]:
+        try:
+            return reader.read(window)
+        except RasterError as error:
+            raise RasterError(f"scene {self.scene.id}, {what}, {window}: {error}") from error
 
     def inside(self, window: Window) -> Bools:
         """Returns which pixels (H, W) belong to the split's area, by their centres."""
@@ -86,6 +99,7 @@ def open_scene(
         RasterError: a file cannot be read.
     """
     grid = reference_grid(scene.reference(list(modalities)).paths, gsd)
+    scene = area_in(scene, grid)
     readers = {
         name: _reader(scene, modality, grid) for name, modality in modalities.items() if name in scene.files
     }
@@ -105,60 +119,73 @@ def _reader(scene: Scene, modality: Modality, grid: GeoBox) -> Reader:
     )
     if reader.bands != modality.channels:
         raise SceneError(
-            f"{source.paths[0]}: {reader.bands} bands for modality {modality.name}, expected "
+            f"{source.files[0]}: {reader.bands} bands for modality {modality.name}, expected "
             f"{modality.channels} ({', '.join(modality.bands)}); state `indexes` in the data set's config"
         )
-    _require_overlap(source.paths, grid, scene)
+    _require_overlap(source, grid, scene)
     return reader
 
 
-def _label(scene: Scene, class_map: ClassMap, grid: GeoBox) -> Reader:
+def _label(scene: Scene, class_map: ClassMap, grid: GeoBox) -> Reader | VectorReader:
     source = scene.label
     if source is None:
         raise SceneError(f"scene {scene.id}: no label file")
-    _require_overlap(source.paths, grid, scene)
-    reader = plan(source.paths, grid, indexes=source.indexes, resampling="nearest", dtype="int64")
+    if isinstance(source, Polygons):
+        return label_reader(source, class_map, grid)
+    _require_overlap(source, grid, scene)
     _require_label_values(source, class_map)
+    reader = label_reader(source, class_map, grid)
     if reader.bands != class_map.bands:
         raise SceneError(
-            f"{source.paths[0]}: {reader.bands} bands of labels, but the class map's values have "
+            f"{source.files[0]}: {reader.bands} bands of labels, but the class map's values have "
             f"{class_map.bands}; choose another class map or state `indexes`"
         )
     return reader
 
 
+def label_reader(source: Source | Polygons, class_map: ClassMap, grid: GeoBox) -> Reader | VectorReader:
+    """Returns how labels are read: rasters, or polygons that are rasterised where they are read.
+
+    Args:
+        source: the files.
+        class_map: what a class column of polygons means; rasters are read as they are.
+        grid: the scene's.
+
+    Raises:
+        RasterError: a file cannot be read, or is no label file.
+        SceneError: polygons lie elsewhere, or have a value that the class map does not know.
+    """
+    if isinstance(source, Source):
+        return plan(source.paths, grid, indexes=source.indexes, resampling="nearest", dtype="int64")
+    file = VectorFile(source.path, vector.stamp(source.path), source.layer, source.column)
+    return vector.plan(file, grid, class_map, touched=source.touched, outside=source.outside)
+
+
 def _require_label_values(source: Source, class_map: ClassMap) -> None:
     """A class whose value is the file's nodata would vanish without a word."""
-    meant = {raw for entry in class_map.classes for raw in entry.values}
-    for path in source.paths:
+    meant = {raw for entry in class_map.classes for raw in entry.values if isinstance(raw, int)}
+    for path in source.files:
         raster = describe(path, source.indexes)
-        lost = sorted({int(value) for band in raster.rule.nodata for value in band} & meant)
+        lost = sorted({value for band in raster.rule.nodata for value in band} & meant)
         if lost:
             raise SceneError(
-                f"{path}: nodata value {lost[0]} is also a class; take the nodata tag off the file "
+                f"{path}: nodata value {int(lost[0])} is also a class; take the nodata tag off the file "
                 "(gdal_edit.py -unsetnodata) or the value out of the class map"
             )
 
 
-def _require_overlap(paths: Sequence[Path], grid: GeoBox, scene: Scene) -> None:
-    for path in paths:
-        other = reference_grid([path])
-        if grid.crs is None or other.crs is None:
-            continue
-        if not (_meets(grid, other) or _meets(other, grid)):
+def _require_overlap(source: Source, grid: GeoBox, scene: Scene) -> None:
+    for item in source.paths:
+        if coverage([item], grid) == 0:
+            path, crs = item[0] if isinstance(item, tuple) else item, reference_grid([item]).crs
             raise SceneError(
-                f"{path}: lies outside scene {scene.id} ({other.crs} against {grid.crs}); "
+                f"{path}: lies outside scene {scene.id} ({crs} against {grid.crs}); "
                 "check its CRS and transform"
             )
 
 
-def _meets(one: GeoBox, other: GeoBox) -> bool:
-    """Whether grids overlap, seen in the second one's CRS; half the Earth may have no place there."""
-    return bool(one.footprint(str(other.crs)).intersects(other.extent))
-
-
 def _file(scene: Scene) -> str:
-    return str(scene.label.paths[0]) if scene.label else f"scene {scene.id}"
+    return str(scene.label.files[0]) if scene.label else f"scene {scene.id}"
 
 
 @dataclass(frozen=True)
@@ -175,12 +202,15 @@ class Tiles(Dataset[Sample]):
     """Whether pixels outside the split's area are hidden (training) or seen as context (test)."""
 
     def __getitem__(self, where: Where) -> Sample:
-        """Returns the sample at a window.
+        """Returns the sample at a window; for the index ~i, that of scene i with all of its target ignored.
 
         Raises:
-            RasterError: a file broke; the message names scene, modality and window.
+            RasterError: a file broke; the message names scene, modality (or label) and window.
         """
         index, window = where
+        if index < 0:  # what fills up a process's share of the validation counts in no score
+            sample = self[(~index, window)]
+            return replace(sample, target=torch.full_like(sample.target, IGNORED))
         scene = self.scenes[index]
         inside = scene.inside(window) if self.hidden else np.ones(window.shape, np.bool_)
         images, valid = {}, {}
@@ -198,10 +228,7 @@ class Tiles(Dataset[Sample]):
         if modality.name not in scene.readers:
             empty = torch.zeros(modality.channels, self.tile, self.tile)
             return empty, torch.zeros(self.tile, self.tile, dtype=torch.bool)
-        try:
-            pixels, valid = scene.raw(modality.name, window)
-        except RasterError as error:
-            raise RasterError(f"scene {scene.scene.id}, {modality.name}, {window}: {error}") from error
+        pixels, valid = scene.raw(modality.name, window)
         valid = valid & inside
         values = modality.normalised(pixels, valid, self.statistics[modality.name])
         return self._padded(values, 0), self._padded(valid, False)

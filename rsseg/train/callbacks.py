@@ -22,7 +22,8 @@ SaveModel = Callable[[SegmentationTask, Mapping[str, Any]], None]
 class EpochSeed(Callback):
     """Seeds every epoch anew, so that what it draws follows from the run's seed and its number alone.
 
-    A resumed run therefore goes on exactly as if it had never stopped.
+    A resumed run therefore goes on exactly as if it had never stopped.  Of several processes each draws its
+    own: the first one what a single process draws.
     """
 
     def __init__(self, seed: int) -> None:
@@ -31,7 +32,8 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Seeds Python, numpy and torch."""
-        drawn = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(1)
+        rank = (trainer.global_rank,) if trainer.global_rank else ()
+        drawn = np.random.SeedSequence((self.seed, trainer.current_epoch, *rank)).generate_state(1)
         lightning.seed_everything(int(drawn[0]), workers=True, verbose=False)
 
 
@@ -101,11 +103,12 @@ class MetricsFile(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Adds a row and replaces the file."""
+        logged = trainer.callback_metrics  # the processes reduce them together, so all must ask
         if not trainer.is_global_zero:
             return
         values = {
             name: f"{float(value):.6g}"
-            for name, value in sorted(trainer.callback_metrics.items())
+            for name, value in sorted(logged.items())
             if self.validated or not name.startswith("val/")  # Lightning keeps those of the epoch before
         }
         self.validated = False

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,17 +22,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rsseg import preparation
 from rsseg import recipe as recipes
 from rsseg.checkpoint import Facts, save_model
-from rsseg.classmap import ClassMap
 from rsseg.data.augment import Augment
 from rsseg.data.datamodule import SceneData, TileSampler
-from rsseg.data.samplers import BalancedTiles, GridTiles, RandomTiles
-from rsseg.data.scenes import require_labels
-from rsseg.data.statistics import collect
-from rsseg.data.tiles import OpenScene, Tiles, open_scenes
-from rsseg.errors import RecipeError, RssegError, SceneError
-from rsseg.facts import IGNORED, nearest, read_yaml
-from rsseg.modality import Modality, Statistics
+from rsseg.data.samplers import GridTiles
+from rsseg.data.tiles import OpenScene, Tiles
+from rsseg.errors import RecipeError, RssegError
+from rsseg.facts import nearest, parse, read_yaml
 from rsseg.recipe import Recipe
+from rsseg.train import reading
 from rsseg.train.callbacks import BestModel, EpochSeed, LastCheckpoint, MetricsFile, weight_averaging
 from rsseg.train.task import SegmentationTask
 
@@ -53,17 +51,28 @@ _OURS = {
     "min_steps": None,
     "val_check_interval": "train.val_every",
     "barebones": None,
+    "use_distributed_sampler": None,
 }
 """Trainer arguments that rsseg sets → what to set instead, if anything."""
 
 _PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
 """Weights stay in 32 bits: lower ones do not train, higher ones gain nothing."""
 
-_FREE = {"data.root", "data.workers", "trainer"}
-"""Keys that may differ when a run is resumed."""
-
-_LABEL_TILE = 1024
-"""Labels are checked in windows of this size, pixels, or of a tile where that is larger."""
+_FREE = {
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "trainer.accelerator",
+    "trainer.benchmark",
+    "trainer.detect_anomaly",
+    "trainer.enable_autolog_hparams",
+    "trainer.inference_mode",
+    "trainer.log_every_n_steps",
+    "trainer.max_time",
+    "trainer.profiler",
+}
+"""Keys that may differ when a run is resumed: where it runs, for how long, and what is logged.  The number of
+devices is the batch, and precision, gradient clipping and their like are the training itself."""
 
 Say = Callable[[str], None]
 """Shows a line of progress."""
@@ -144,13 +153,13 @@ def fit(
     segmenter = facts.network(weights=None)  # finds wrong options before data are opened or weights fetched
     segmenter.check_tile(recipe.data.tile)
     segmenter.check_tile(recipe.predict_tile)
-    scenes = _opened(recipe, modalities, class_map)
+    scenes = preparation.open_splits(recipe, modalities, class_map)
     if recipe.model.weights is not None:
         segmenter = facts.network(recipe.model.weights)
     say(_counts(scenes))
-    statistics = _checked_statistics(scenes, facts, progress)
+    statistics, sampler = reading.read(scenes, facts, preparation.cache_of(recipe.data), say, progress)
     facts = replace(facts, statistics=statistics)
-    data = _data(facts, scenes)
+    data = _data(facts, scenes, sampler)
     if first:
         _start(run, recipe, overwrite=overwrite)
     task = SegmentationTask(segmenter, list(modalities), recipe.train)
@@ -203,10 +212,19 @@ def _run(
 ) -> None:
     try:
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except RssegError as error:
+        raise type(error)(_innermost(str(error))) from error
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit code 1
             raise KeyboardInterrupt from None
         raise
+
+
+def _innermost(message: str) -> str:
+    """Returns an error's own line: torch puts the whole traceback into that of a reader process."""
+    if not message.startswith("Caught "):
+        return message
+    return re.sub(r"^[\w.]+Error: ", "", message.rstrip().splitlines()[-1])
 
 
 def _require_folder(run: Run, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
@@ -226,15 +244,22 @@ def _require_same_recipe(run: Run, recipe: Recipe) -> None:
             raise RssegError(
                 f"{path}: no such file, so nothing to resume; train without --resume, or with --overwrite"
             )
-    before = _flat(read_yaml(run.recipe))
+    # defaults of keys that an earlier version did not have are its ways
+    before = _flat(parse(Recipe, read_yaml(run.recipe), str(run.recipe)).model_dump(mode="json"))
     now = _flat(recipe.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
-        free = key in _FREE or key.split(".")[0] in _FREE
-        if not free and before.get(key) != now.get(key):
+        if key not in _FREE and not _alike(key, before.get(key), now.get(key)):
             raise RecipeError(
                 f"{key} = {now.get(key)!r}, but the run in {run.out} has {before.get(key)!r}; "
                 "resume with the same recipe, or train anew in another --out"
             )
+
+
+def _alike(key: str, before: Any, now: Any) -> bool:
+    """Which devices a run takes is free, how many is not."""
+    if key == "trainer.devices":
+        before, now = (len(value) if isinstance(value, list) else value for value in (before, now))
+    return bool(before == now)
 
 
 def _require_checkpoint(path: Path) -> None:
@@ -268,45 +293,12 @@ def _start(run: Run, recipe: Recipe, *, overwrite: bool) -> None:
         raise RssegError(f"{run.out}: cannot be written ({error.strerror}); give another --out") from error
 
 
-def _opened(
-    recipe: Recipe, modalities: Mapping[str, Modality], class_map: ClassMap
-) -> dict[str, tuple[OpenScene, ...]]:
-    scenes = preparation.split_scenes(recipe, list(modalities))
-    chosen = {split: scenes.of(split) for split in ("train", "val")}
-    for table in chosen.values():
-        require_labels(table)
-    return {
-        split: open_scenes(table, modalities, class_map, recipe.data.gsd) for split, table in chosen.items()
-    }
-
-
-def _checked_statistics(
-    scenes: Mapping[str, tuple[OpenScene, ...]], facts: Facts, progress: Progress
-) -> dict[str, Statistics]:
-    """Reads every label once, as an unknown value would otherwise end the run at some later epoch."""
-    data = facts.recipe.data
-    side = max(data.tile, _LABEL_TILE)
-    labels = {split: GridTiles(opened, side).places for split, opened in scenes.items()}
-    places = GridTiles(scenes["train"], data.tile, data.statistics_tiles).places
-    before = sum(len(windows) for windows in labels.values())
-    total, done = before + len(places), 0
-    for split, opened in scenes.items():
-        labelled = False
-        for index, window in labels[split]:
-            labelled |= bool((opened[index].target(window, facts.class_map) != IGNORED).any())
-            done += 1
-            progress(done, total)
-        if not labelled:
-            raise SceneError(f"split {split!r}: no labelled pixel; check data.classes, labels and split")
-    return collect(scenes["train"], facts.modalities, places, lambda read, _: progress(before + read, total))
-
-
 def _counts(scenes: Mapping[str, tuple[OpenScene, ...]]) -> str:
     parts = [f"{len(opened)} {split}" for split, opened in scenes.items()]
     return f"scenes: {', '.join(parts)}"
 
 
-def _data(facts: Facts, scenes: Mapping[str, tuple[OpenScene, ...]]) -> SceneData:
+def _data(facts: Facts, scenes: Mapping[str, tuple[OpenScene, ...]], sampler: TileSampler) -> SceneData:
     recipe = facts.recipe
     tiles = partial(
         Tiles,
@@ -316,21 +308,12 @@ def _data(facts: Facts, scenes: Mapping[str, tuple[OpenScene, ...]]) -> SceneDat
         tile=recipe.data.tile,
     )
     return SceneData(
-        train=(tiles(scenes["train"], hidden=True), _sampler(scenes["train"], facts)),
+        train=(tiles(scenes["train"], hidden=True), sampler),
         val=(tiles(scenes["val"]), GridTiles(scenes["val"], recipe.data.tile, recipe.train.val_tiles)),
         augment=Augment(recipe.data.augment, preparation.roles(facts.modalities)),
         batch=recipe.train.batch,
         workers=recipe.data.workers,
     )
-
-
-def _sampler(scenes: tuple[OpenScene, ...], facts: Facts) -> TileSampler:
-    data, seed = facts.recipe.data, facts.recipe.seed
-    if data.sampler == "grid":
-        return GridTiles(scenes, data.tile, data.samples)
-    if data.sampler == "balanced":
-        return BalancedTiles(scenes, facts.class_map, data.tile, data.samples, seed)
-    return RandomTiles(scenes, data.tile, data.samples, seed)
 
 
 def _trainer(run: Run, facts: Facts, bars: tuple[Callback, ...]) -> lightning.Trainer:
@@ -353,6 +336,7 @@ def _trainer(run: Run, facts: Facts, bars: tuple[Callback, ...]) -> lightning.Tr
         enable_model_summary=False,
         enable_progress_bar=any(isinstance(bar, ProgressBar) for bar in bars),
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # see SceneData
         **options,
     )
 

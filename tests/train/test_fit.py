@@ -1,8 +1,12 @@
 """Whole training runs, tiny: what they write, that they repeat, and that they go on where they stopped."""
 
 import csv
+import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +15,14 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 
 from rsseg import facts
 from rsseg.checkpoint import load_model
-from rsseg.errors import ModelError, RecipeError, RssegError, SceneError
+from rsseg.errors import ModelError, RasterError, RecipeError, RssegError, SceneError
+from rsseg.raster import handles
 from rsseg.recipe import Recipe, override
+from rsseg.recipe import dump as dump_recipe
 from rsseg.recipe import load as load_recipe
 from rsseg.train.fit import check_trainer, fit
 
@@ -45,7 +52,10 @@ def recipe_of(root: Path, *overrides: str) -> Recipe:
         "trainer": {"accelerator": "cpu"},
     }
     for item in overrides:
-        override(content, item)
+        if item.startswith("data={"):  # several keys at once
+            content["data"] |= yaml.safe_load(item.partition("=")[2])
+        else:
+            override(content, item)
     return facts.parse(Recipe, content, "mini")
 
 
@@ -155,14 +165,21 @@ def test_a_finished_run_resumes_to_nothing_new(copied, city):
     assert all(after[name] == before[name] for name in ("best.safetensors", "metrics.csv", "recipe.yaml"))
 
 
-def test_root_workers_and_trainer_may_change_on_resuming(copied, city, tmp_path):
+def test_where_it_runs_may_change_on_resuming(copied, city, tmp_path):
     moved = Path(shutil.copytree(city, tmp_path / "moved"))
-    recipe = recipe_of(moved, "data.workers=0", "trainer.log_every_n_steps=2")
+    kept = f"data.cache={tmp_path / 'kept'}"
+    recipe = recipe_of(
+        moved, "data.workers=0", kept, "trainer.log_every_n_steps=2", "trainer.accelerator=auto"
+    )
     fit(recipe, copied, resume=True)
     assert load_recipe(str(copied / "recipe.yaml")) == recipe
 
 
 CHANGED = {
+    "trainer.precision=bf16-mixed": r"^trainer\.precision = 'bf16-mixed', but the run in .* has None;",
+    "trainer.devices=2": r"^trainer\.devices = 2, but",
+    "trainer.gradient_clip_val=1.0": r"^trainer\.gradient_clip_val = 1\.0, but",
+    "data.statistics_tiles=": r"^data\.statistics_tiles = None, but the run in .* has 4;",
     "train.lr=1.0e-4": r"^train\.lr = 0\.0001, but the run in .*copy has 0\.001; resume with the same",
     "seed=8": r"^seed = 8, but",
     "model.options.decoder_width=24": r"^model\.options\.decoder_width = 24, but .* has 16;",
@@ -177,6 +194,16 @@ def test_resuming_with_another_recipe_is_refused_by_its_key(change, copied, city
     with pytest.raises(RecipeError, match=CHANGED[change]):
         fit(recipe_of(city, change), copied, resume=True)
     assert contents(copied) == before
+
+
+def test_a_run_of_an_earlier_version_goes_on(copied, city):
+    """Its recipe lacks the keys that came later."""
+    path = copied / "recipe.yaml"
+    content = yaml.safe_load(path.read_text())
+    for key in ("min_share", "cover", "cache"):
+        del content["data"][key]
+    path.write_text(yaml.safe_dump(content))
+    fit(recipe_of(city), copied, resume=True)
 
 
 def test_nothing_to_resume(city, tmp_path):
@@ -273,11 +300,24 @@ def test_a_run_stops_early_and_its_patience_survives_resuming(city, tmp_path, mo
 def test_progress_is_told(city, tmp_path):
     lines: list[str] = []
     steps: list[tuple[int, int]] = []
-    recipe = recipe_of(city, "model.method=mean", "train.epochs=1", "data.samples=4")
+    kept = tmp_path / "kept"
+    overrides = ("model.method=mean", "train.epochs=1", "data.samples=4", f"data.cache={kept}")
+    recipe = recipe_of(city, *overrides)
     fit(recipe, tmp_path / "run", say=lines.append, progress=lambda done, total: steps.append((done, total)))
-    assert lines == ["scenes: 3 train, 1 val"]
+    assert lines == [
+        "scenes: 3 train, 1 val",
+        f"labels of train: 3 windows read, kept in {kept}",
+        f"labels of val: 1 windows read, kept in {kept}",
+        f"statistics: 4 windows read, kept in {kept}",
+    ]
     assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
     assert {total for _, total in steps} == {len(steps)}
+    best = fit(
+        recipe, tmp_path / "again", say=lines.append, progress=lambda done, total: steps.append((0, 0))
+    )
+    assert ["from the cache" in line for line in lines[5:]] == [True] * 3
+    assert (0, 0) not in steps
+    assert best.read_bytes() == (tmp_path / "run" / "best.safetensors").read_bytes()
 
 
 TRAINER = {
@@ -338,6 +378,11 @@ def no_labels(root: Path) -> None:
     (root / "labels/train_001.tif").unlink()
 
 
+def leaking(root: Path) -> None:
+    for folder in ("rgb", "nir", "dsm", "labels"):
+        shutil.copy(root / folder / "test_000.tif", root / folder / "train_007.tif")
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str, type[RssegError], str]] = {
     "unknown label value": (
         unknown_labels,
@@ -346,6 +391,24 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, type[RssegError], str]] = 
         r"train_002.tif: label value 9 \(6 pixels\)",
     ),
     "ignored labels": (ignored_labels, "seed=7", SceneError, r"split 'val': no labelled pixel; check"),
+    "leak": (
+        leaking,
+        "seed=7",
+        SceneError,
+        r"scenes test_000 \(test\) and train_007 \(train\) share 100 % of the smaller one's area \(.* m²\)",
+    ),
+    "narrow guard": (
+        nothing,
+        "data={split: blocks, guard: 10}",
+        SceneError,
+        r"data\.guard 10 is less than a tile",
+    ),
+    "cover": (
+        nothing,
+        "data={sampler: covered, min_share: 1.0, tile: 512}",
+        SceneError,
+        r"one by one: rgb 1\.000, dsm 0\.\d+: lower data\.min_share",
+    ),
     "no labels": (no_labels, "seed=7", SceneError, r"scene train_001 \(train\): no label file"),
     "tile": (nothing, "data.tile=80", ModelError, r"tile 80 is not a multiple of .* 32; use 64 or 96"),
     "predict tile": (nothing, "predict.tile=100", ModelError, r"tile 100 is not a multiple"),
@@ -378,3 +441,128 @@ def test_a_file_in_the_way_is_named(city, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RssegError, match=r"file: is a file, expected a folder; give another --out"):
         fit(recipe_of(city), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("sampler", ["grid", "balanced", "covered"])
+def test_every_sampler_trains_and_its_index_is_read_once(sampler, city, tmp_path):
+    kept = f"data.cache={tmp_path}/kept"
+    recipe = recipe_of(city, "model.method=mean", "train.epochs=1", f"data.sampler={sampler}", kept)
+    lines: dict[str, list[str]] = {"one": [], "two": []}
+    for name, told in lines.items():
+        fit(recipe, tmp_path / name, say=told.append)
+    reports = [[line for line in told if line.startswith(f"{sampler}: ")] for told in lines.values()]
+    assert reports[0] == reports[1]
+    assert len(reports[0]) == (sampler != "grid")
+    read = [line for line in lines["two"][1:] if line not in reports[1]]
+    assert len(read) == (3 if sampler == "grid" else 4)
+    assert all("from the cache" in line for line in read)
+    models = [(tmp_path / name / "best.safetensors").read_bytes() for name in lines]
+    assert models[0] == models[1]
+
+
+class Break(lightning.Callback):
+    """Breaks a file between the first epoch and the second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.whole = path.read_bytes()
+        self.stat = path.stat()
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            self.path.write_bytes(self.whole[: len(self.whole) // 3])
+
+    def mend(self) -> None:
+        self.path.write_bytes(self.whole)
+        os.utime(self.path, ns=(self.stat.st_atime_ns, self.stat.st_mtime_ns))
+
+
+@pytest.fixture
+def unpooled(monkeypatch) -> None:
+    """Makes every read go to the disk, as with scenes larger than the caches."""
+    read = handles.Raster.read
+
+    def fresh(self, *args, **kwargs):
+        for pool in handles._pools.by_process.values():
+            pool.clear()
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(handles.Raster, "read", fresh)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("folder", "what"), [("dsm", "dsm"), ("labels", "label")])
+def test_a_disk_error_ends_a_run_in_one_line_and_it_goes_on(
+    workers, folder, what, finished, city, tmp_path, unpooled
+):
+    root = Path(shutil.copytree(city, tmp_path / "city"))
+    broken = Break(root / folder / "train_001.tif")
+    recipe = recipe_of(root, f"data.workers={workers}")
+    out = tmp_path / "run"
+    with pytest.raises(
+        RasterError, match=rf"^scene train_001, {what}, Window\(row=.*train_001.tif: "
+    ) as caught:
+        fit(recipe, out, bars=(broken,))
+    assert "\n" not in str(caught.value)
+    assert [row["epoch"] for row in rows(out)] == ["1"]
+    assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 0
+    broken.mend()
+    best = fit(recipe, out, resume=True)
+    assert (out / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+    states = [load_model(path).segmenter.state_dict() for path in (best, finished / "best.safetensors")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+TWO_PROCESSES = """
+import json, sys
+from pathlib import Path
+import lightning, torch
+from rsseg import recipe
+from rsseg.train.fit import fit
+
+class Watch(lightning.Callback):
+    def __init__(self):
+        self.seen, self.checked, self.drawn = [], [], []
+    def on_train_epoch_start(self, trainer, *args):
+        state = torch.get_rng_state()
+        self.drawn.append(torch.rand(3).tolist())
+        torch.set_rng_state(state)
+    def on_train_batch_start(self, trainer, module, batch, index):
+        self.seen.append([repr(place) for place in batch.places])
+    def on_validation_batch_start(self, trainer, module, batch, index, loader=0):
+        kept = (batch.target != 255).flatten(1).any(1)
+        self.checked += [repr(place) for place, use in zip(batch.places, kept) if use]
+    def on_fit_end(self, trainer, *args):
+        content = {"seen": self.seen, "checked": self.checked, "drawn": self.drawn}
+        Path(sys.argv[2], f"rank{trainer.global_rank}.json").write_text(json.dumps(content))
+
+if __name__ == "__main__":
+    fit(recipe.load(sys.argv[1]), Path(sys.argv[2], "run"), bars=(Watch(),))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["random", "covered"])
+def test_two_processes_see_what_one_sees_in_batches_of_twice_the_size(sampler, city, tmp_path):
+    (tmp_path / "go.py").write_text(TWO_PROCESSES)
+
+    def run(name: str, *overrides: str) -> list[dict]:
+        (tmp_path / name).mkdir()
+        plain = ("model.method=mean", "train.availability=all", "train.epochs=2", f"data.sampler={sampler}")
+        (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe_of(city, *plain, *overrides)))
+        command = [sys.executable, "go.py", f"{name}.yaml", name]
+        done = subprocess.run(command, cwd=tmp_path, timeout=300, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(path.read_text()) for path in sorted((tmp_path / name).glob("rank*.json"))]
+
+    (one,) = run("one", "train.batch=4")
+    two = run("two", "train.batch=2", "trainer.devices=2", "trainer.strategy=ddp")
+    assert len(two) == 2
+    assert len(two[0]["seen"]) == len(two[1]["seen"]) == len(one["seen"]) == 4
+    for whole, *parts in zip(one["seen"], two[0]["seen"], two[1]["seen"], strict=True):
+        assert sorted(parts[0] + parts[1]) == sorted(whole)
+    checked = two[0]["checked"] + two[1]["checked"]
+    assert sorted(checked) == sorted(one["checked"])  # 3 windows, each counted once
+    assert two[0]["drawn"] == one["drawn"]
+    assert all(a != b for a, b in zip(two[0]["drawn"], two[1]["drawn"], strict=True))
+    assert len(rows(tmp_path / "two" / "run")) == 2

@@ -1,0 +1,201 @@
+"""Ground that lies in two splits: found in world coordinates, across scenes and CRSs.
+
+Areas of scenes without georeferencing can only be compared where two rows name the same file.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import sqrt
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Geod
+from shapely import STRtree, box, make_valid, segmentize
+from shapely.geometry.base import BaseGeometry
+
+from rsseg.data.scenes import Scene, Scenes
+from rsseg.errors import SceneError
+from rsseg.raster.location import Location
+from rsseg.raster.read import reference_grid
+
+_EDGE = 1.0
+"""Pixels of the coarser grid by which neighbours' edges may differ: half-pixel conventions, reprojection."""
+_PIECES = 200
+"""An outline's edges are cut into at least so many pieces per side before they are reprojected."""
+_EARTH = box(-180, -90, 180, 90)
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """An overlap between two splits."""
+
+    one: str
+    """Scene id."""
+    other: str
+    """Scene id; the same one where parts of one scene overlap."""
+    splits: tuple[str, str]
+    """Of the two scenes."""
+    area_m2: float | None
+    """Ground that lies in both, square metres; None without georeferencing."""
+    share: float
+    """Of the smaller of the two areas, 0–1."""
+
+    def __str__(self) -> str:
+        size = "" if self.area_m2 is None else f" ({self.area_m2:.4g} m²)"
+        return (
+            f"scenes {self.one} ({self.splits[0]}) and {self.other} ({self.splits[1]}) share "
+            f"{100 * self.share:.3g} % of the smaller one's area{size}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """A row's area in its grid's own coordinates."""
+
+    scene: Scene
+    split: str
+    grid: GeoBox
+    area: BaseGeometry
+
+    @property
+    def crs(self) -> str | None:
+        return None if self.grid.crs is None else str(self.grid.crs)
+
+    @property
+    def pixel(self) -> float:
+        """In the CRS's units."""
+        return sqrt(abs(self.grid.affine.determinant))
+
+
+def find(scenes: Scenes, gsd: float | None = None) -> list[Leak]:
+    """Returns every overlap between areas of different splits.
+
+    Areas overlap where something is left of what they share once a pixel (of the coarser grid) is taken off
+    all around: neighbours that touch, or whose edges differ by half-pixel conventions or by reprojection,
+    do not.  Scenes without georeferencing overlap if they name the same file.
+
+    Args:
+        scenes: with their splits; rows without one take no part.
+        gsd: of the scenes' grids, metres.
+
+    Raises:
+        RasterError: a file cannot be read.
+    """
+    grounds = [_ground(scene, scenes.modalities, gsd) for scene in scenes if scene.split is not None]
+    placed = [ground for ground in grounds if ground.crs is not None]
+    loose = [ground for ground in grounds if ground.crs is None]
+    pairs = [*_near(placed), *_same_files(loose)]
+    return [leak for one, other in pairs if (leak := _leak(one, other)) is not None]
+
+
+def require_none(scenes: Scenes, gsd: float | None = None) -> None:
+    """Checks that no ground lies in two splits.
+
+    Raises:
+        SceneError: some does.
+    """
+    leaks = find(scenes, gsd)
+    if leaks:
+        more = f", and {len(leaks) - 1} more pairs" if len(leaks) > 1 else ""
+        raise SceneError(
+            f"{max(leaks, key=lambda leak: leak.share)}{more}; training would see what it is scored on: "
+            "put them into one split, or split by area (data.split=FILE)"
+        )
+
+
+def _ground(scene: Scene, order: Sequence[str], gsd: float | None) -> _Ground:
+    grid = reference_grid(scene.reference(order).paths, gsd)
+    outline: BaseGeometry = grid.extent.geom
+    return _Ground(scene, str(scene.split), grid, outline if scene.area is None else scene.area)
+
+
+def _near(grounds: Sequence[_Ground]) -> Iterator[tuple[_Ground, _Ground]]:
+    """Yields pairs of different splits whose bounds in EPSG:4326 meet."""
+    bounds = np.array([_bounds(ground) for ground in grounds], object)
+    ones, others = STRtree(bounds).query(bounds, predicate="intersects")
+    for one, other in zip(ones.tolist(), others.tolist(), strict=True):
+        if one < other and grounds[one].split != grounds[other].split:
+            yield grounds[one], grounds[other]
+
+
+def _bounds(ground: _Ground) -> BaseGeometry:
+    """Returns a box in degrees; all longitudes where the area may cross the antimeridian."""
+    west, south, east, north = _moved(ground, "EPSG:4326").bounds
+    margin = 0.01 * max(east - west, north - south)
+    if not np.isfinite([west, south, east, north]).all():
+        return _EARTH
+    if east - west > 180 or west - margin < -180 or east + margin > 180:
+        west, east, margin = -180, 180, max(margin, 1e-3) if east - west <= 180 else 1e-3
+    return box(west - margin, south - margin, east + margin, north + margin)
+
+
+def _same_files(grounds: Sequence[_Ground]) -> Iterator[tuple[_Ground, _Ground]]:
+    files = [_files(ground.scene) for ground in grounds]
+    by_file: dict[str, list[int]] = {}
+    for index, names in enumerate(files):
+        for name in names:
+            by_file.setdefault(name, []).append(index)
+    pairs = {pair for indexes in by_file.values() for pair in combinations(indexes, 2)}
+    for one, other in sorted(pairs):
+        if grounds[one].split != grounds[other].split:
+            yield grounds[one], grounds[other]
+
+
+def _files(scene: Scene) -> set[str]:
+    return {_identity(file) for source in scene.files.values() for file in source.files}
+
+
+def _identity(file: Location) -> str:
+    return str(file.resolve()) if isinstance(file, Path) else file
+
+
+def _leak(one: _Ground, other: _Ground) -> Leak | None:
+    plane = _plane(one, other)
+    first, second = _moved(one, plane), _moved(other, plane)
+    shared = first.intersection(second)
+    if shared.is_empty or shared.buffer(-_EDGE * _pixel(one, other, plane), join_style="mitre").is_empty:
+        return None
+    share = shared.area / min(first.area, second.area)
+    return Leak(
+        one.scene.id, other.scene.id, (one.split, other.split), _square_metres(shared, plane), float(share)
+    )
+
+
+def _plane(one: _Ground, other: _Ground) -> str | None:
+    """Returns the CRS in which two areas are compared: their own if it is a plane, else one made for them."""
+    if one.crs is None or (one.crs == other.crs and not CRS(one.crs).is_geographic):
+        return one.crs
+    centre = _moved(one, "EPSG:4326").centroid
+    return f"+proj=laea +lat_0={centre.y:.6f} +lon_0={centre.x:.6f} +datum=WGS84 +units=m"
+
+
+def _pixel(one: _Ground, other: _Ground, plane: str | None) -> float:
+    """Returns the coarser grid's pixel, in units of the plane."""
+    return max(_scaled(one, plane), _scaled(other, plane))
+
+
+def _scaled(ground: _Ground, plane: str | None) -> float:
+    if ground.crs == plane:
+        return ground.pixel
+    return ground.pixel * sqrt(_moved(ground, plane).area / ground.area.area)
+
+
+def _moved(ground: _Ground, crs: str | None) -> BaseGeometry:
+    """Returns the area in another CRS; its edges become curves there."""
+    if ground.crs == crs:
+        return ground.area
+    west, south, east, north = ground.area.bounds
+    fine = segmentize(ground.area, max(east - west, north - south) / _PIECES)
+    moved: BaseGeometry = make_valid(gpd.GeoSeries([fine], crs=ground.crs).to_crs(crs).iloc[0])
+    return moved
+
+
+def _square_metres(area: BaseGeometry, plane: str | None) -> float | None:
+    if plane is None:
+        return None
+    earth: npt.NDArray[np.object_] = gpd.GeoSeries([area], crs=plane).to_crs("EPSG:4326").to_numpy()
+    return abs(float(Geod(ellps="WGS84").geometry_area_perimeter(earth[0])[0]))
