@@ -19,8 +19,10 @@ from rsseg.errors import RssegError
 
 VERBS = {
     "train": "Train a model from a recipe.",
+    "stats": "Take statistics of the training split.",
     "evaluate": "Score a model on every subset of its modalities.",
     "predict": "Map scenes with a model, also where modalities are missing.",
+    "check": "Open and read all files beforehand, and say what is wrong.",
     "simulate": "Write simulated city scenes as GeoTIFFs.",
     "recipe": "Check a recipe, list the shipped ones, or print the schema.",
     "info": "Say what a model file holds.",

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from rsseg import recipe as recipes
 from rsseg.cli import console
+from rsseg.errors import RasterError
 from rsseg.train.fit import fit
 
 app = typer.Typer(add_completion=False)
@@ -83,10 +84,11 @@ def train(
                 say=(lambda line: None) if quiet else console.say,
                 progress=partial(advance, "reading labels and statistics"),
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RasterError) as stop:
             if (folder / "last.ckpt").is_file():
                 again = shlex.join(["rsseg", "train", recipe, *(overrides or []), "--out", str(folder)])
-                console.say(f"stopped; go on with: {again} --resume")
+                mend = "once the file is mended, " if isinstance(stop, RasterError) else ""
+                console.say(f"stopped; {mend}go on with: {again} --resume")
             raise
     if as_json:
         console.show_json({"model": str(best), "out": str(folder)})

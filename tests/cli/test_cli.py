@@ -40,7 +40,7 @@ RECIPE = {
 }
 STATISTICS = {
     "rgb": Statistics(mean=(100.0,) * 3, std=(50.0,) * 3),
-    "dsm": Statistics(mean=(40.0,), std=(9.0,)),
+    "dsm": Statistics(mean=(1.0,), std=(5.0,)),
 }
 
 
@@ -144,17 +144,20 @@ def test_wrong_use_is_2_and_says_how(argv, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+SAID = ["scenes", "labels of train", "labels of val", "reading labels and statistics", "statistics"]
+
+
 def test_train_says_one_line_per_epoch_and_prints_the_model(place, capsys):
     assert cli.run(["train", str(place.recipe), "--out", str(place.out)]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{place.out}/best.safetensors\n"
     lines = printed.err.splitlines()
-    assert lines[:2] == ["scenes: 3 train, 1 val", "reading labels and statistics: 6/6"]
+    assert [line.partition(":")[0] for line in lines[:5]] == SAID
     number = r"[0-9.]+"
-    for epoch, line in enumerate(lines[2:], 1):
+    for epoch, line in enumerate(lines[5:], 1):
         pattern = rf"epoch {epoch}/2  loss {number}  mIoU over subsets, %: Average {number}, worst {number}"
         assert re.fullmatch(pattern, line), line
-    assert len(lines) == 4
+    assert len(lines) == 7
 
 
 def test_train_is_quiet_and_prints_json_when_asked(place, capsys):
@@ -224,8 +227,38 @@ def test_predict_prints_the_maps(place, capsys):
     assert printed.err == "val_000 (1 of 1): 9/9\n"
     assert cli.run([*argv, "--overwrite", "--json", "--quiet", "--tile", "96", "--overlap", "0"]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out) == {"maps": {"val_000": maps}, "failed": {}}
+    assert json.loads(printed.out) == {"maps": {"val_000": maps}, "failed": {}, "warnings": []}
     assert printed.err == ""
+
+
+def test_values_far_from_training_are_told_and_mapped_all_the_same(place, capsys):
+    with rasterio.open(place.root / "rgb/val_000.tif", "r+") as file:
+        file.write(np.ones_like(file.read()))
+    argv = ["predict", str(place.model), str(place.root), "--scene", "v*", "--out", str(place.out), "--json"]
+    assert cli.run([*argv, "--quiet"]) == 0
+    printed = capsys.readouterr()
+    (line,) = json.loads(printed.out)["warnings"]
+    assert printed.err == f"warning: {line}\n"
+    assert line.startswith(
+        "scene val_000, rgb: band red hardly varies: mean 1, std 0 (training: mean 100, std 50)"
+    )
+    assert cli.run([*argv, "--quiet", "--overwrite", "--without", "rgb"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+
+
+def test_predict_the_scenes_of_a_table(place, tmp_path, capsys):
+    """Columns that the model does not know are left alone."""
+    cells = ",".join(f"{place.root}/{name}/test_000.tif" for name in ("dsm", "rgb"))
+    (tmp_path / "t.csv").write_text(
+        f"id,dsm,lidar,rgb\nmine,{cells.replace(',', ',gone.las,')}\nother,,x,gone.tif\n"
+    )
+    argv = ["predict", str(place.model), str(tmp_path / "t.csv"), "--out", str(place.out), "--quiet"]
+    assert cli.run(argv) == 1
+    assert "scene other, column rgb: gone.tif: no such file" in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text(f"id,dsm,lidar,rgb\nmine,{cells.replace(',', ',gone.las,')}\n")
+    assert cli.run(argv) == 0
+    with rasterio.open(place.out / "mine_classes.tif") as made:
+        assert made.tags()["RSSEG_MODALITIES"] == "rgb,dsm"
 
 
 def test_predict_one_scene_by_its_files(place, capsys):
@@ -536,7 +569,7 @@ BAD = {
     ),
     "no scene": (
         lambda p: ["predict", str(p.model), "--out", str(p.out)],
-        r"give either FOLDER or --file NAME",
+        r"give either SCENES \(folders, tables\) or --file NAME",
     ),
     "file": (
         lambda p: ["predict", str(p.model), "--file", "rgb=n.tif"],
@@ -711,7 +744,8 @@ def test_a_pipe_gets_no_chatter_and_no_escape_codes(place):
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (done.returncode, done.stdout) == (0, f"{place.out}/best.safetensors\n")
     lines = done.stderr.splitlines()
-    assert [line.split(" ")[0] for line in lines] == ["scenes:", "reading", "epoch", "epoch"]
+    assert [line.partition(":")[0] for line in lines[:5]] == SAID
+    assert [line.split(" ")[0] for line in lines[5:]] == ["epoch", "epoch"]
     assert "\x1b" not in done.stderr
 
 
