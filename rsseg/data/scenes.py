@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from rsseg.errors import RasterError, SceneError
+from rsseg.geo import globe
 from rsseg.raster.location import Files, Location, exists, locate, stem
 from rsseg.raster.read import reference_grid
 
@@ -136,11 +137,10 @@ def footprint(scene: Scene, order: Sequence[str]) -> BaseGeometry | None:
     grid = reference_grid(scene.reference(order).paths)
     if grid.crs is None:
         return None
-    whole: BaseGeometry = grid.footprint("EPSG:4326").geom
     if scene.area is None:
-        return whole
-    area: BaseGeometry = gpd.GeoSeries([scene.area], crs=scene.area_crs).to_crs("EPSG:4326").iloc[0]
-    return area
+        return globe.cut(grid.footprint("EPSG:4326").geom, projected=not grid.crs.geographic)
+    area = gpd.GeoSeries([scene.area], crs=scene.area_crs).to_crs("EPSG:4326").iloc[0]
+    return globe.cut(area, projected=not grid.crs.geographic)
 
 
 def area_in(scene: Scene, grid: GeoBox) -> Scene:

@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rsseg.classmap import ClassMap
 from rsseg.data.check.tally import Tally, packed
+from rsseg.geo import globe
 from rsseg.raster.handles import Raster
 
 Bytes = npt.NDArray[np.uint8]
@@ -97,8 +98,7 @@ def placed(pixels: BaseGeometry, raster: Raster | GeoBox) -> BaseGeometry | None
         return None
     if found is None or found.is_empty or not np.isfinite(found.bounds).all():
         return None
-    whole: BaseGeometry = shapely.make_valid(found)
-    return whole
+    return globe.cut(shapely.make_valid(found), projected=not grid.crs.geographic)
 
 
 def _to_world(raster: Raster | GeoBox) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
