@@ -45,11 +45,6 @@ class Window:
         """Height and width, pixels."""
         return self.height, self.width
 
-    @property
-    def transposed(self) -> Window:
-        """The window in a grid whose rows are this one's columns."""
-        return Window(self.col, self.row, self.width, self.height)
-
     def intersection(self, other: Window) -> Window | None:
         """Returns what two windows of one grid share, or None.
 

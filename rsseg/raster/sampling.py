@@ -91,7 +91,7 @@ def between(field: Field, shape: tuple[int, int], factors: tuple[int, int]) -> P
     Returns:
         Places of the window's border alone; None where the window is not wholly inside.
     """
-    found = places(*field.border(), shape, factors, smooth=True)
+    found = places(*field.corners(), shape, factors, smooth=True)
     return found if found.inside.all() else None
 
 

@@ -24,9 +24,9 @@ from rsseg.raster.control import Control
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.intp]
 
-_STEPS = (16, 8, 4, 2)
+_STEPS = (64, 32, 16, 8, 4, 2)
 """Distances of control points that are tried, scene pixels."""
-_TOLERANCE = 0.03
+_TOLERANCE = 0.0005
 """Largest error of interpolated coordinates, file pixels; gdalwarp allows itself 0.125."""
 _SHIFT_TOLERANCE = 1e-3
 """Largest deviation from a shift by whole pixels that needs no interpolation, pixels."""
@@ -50,17 +50,15 @@ class Field:
         x, y = self._stretched(*self.window.slices)
         return x, y
 
-    def border(self) -> tuple[Floats, Floats]:
-        """Returns x and y of the outermost pixels, among which the lowest and highest ones are."""
-        turned = Field(self.nodes.swapaxes(1, 2), self.step, self.window.transposed)
-        edges = [side._ends().reshape(2, -1) for side in (self, turned)]
-        x, y = np.concatenate(edges, axis=1)
+    def corners(self) -> tuple[Floats, Floats]:
+        """Returns x and y where straight pieces of the border meet: no pixel lies farther out."""
+        rows, cols = (
+            _weights(cut.start, cut.stop - 1, length, self.step)
+            for cut, length in zip(self.window.slices, self.nodes.shape[1:], strict=True)
+        )
+        across, down = rows[[0, -1]] @ self.nodes @ cols.T, rows @ self.nodes @ cols[[0, -1]].T
+        x, y = np.concatenate([across.reshape(2, -1), down.reshape(2, -1)], axis=1)
         return x, y
-
-    def _ends(self) -> Floats:
-        """Returns x and y in the first and the last row."""
-        rows, cols = self.window.slices
-        return self._stretched(slice(rows.start, rows.stop, max(self.window.height - 1, 1)), cols)
 
     def moved(self, scales: Floats, shifts: Floats) -> Floats:
         """Returns x and y, (2, H, W), each times a scale and moved by a shift."""
@@ -275,6 +273,14 @@ def _corners(nodes: npt.NDArray[Any], fold: np.ufunc) -> npt.NDArray[Any]:
     sides = fold(nodes[:, :-1], nodes[:, 1:])
     cells: npt.NDArray[Any] = fold(sides[:-1], sides[1:])
     return cells
+
+
+def _weights(first: int, last: int, count: int, step: int) -> Floats:
+    """Returns weights of control points at the first and last pixel's centre, and at the points between."""
+    inner = np.arange(first // step + 1, last // step + 1)
+    places = np.concatenate([[(first + 0.5) / step], inner, [(last + 0.5) / step]])
+    weights: Floats = np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(count)))
+    return weights
 
 
 def _nodes(pixels: Ints, step: int) -> Floats:
