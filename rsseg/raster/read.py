@@ -220,16 +220,18 @@ class _Warped:
         return sampling.sample(*self._averaged(blocks, dtype), at, (blocks.row, blocks.col))
 
     def _inner(self, window: Window, field: warp.Field, dtype: str | None) -> tuple[Pixels, Bools] | None:
-        """Returns a window that lies wholly inside valid pixels: most do, and a shorter way leads there."""
+        """Returns a window that lies wholly inside the file: most do, and a shorter way leads there."""
         border = sampling.between(field, self.rasters[0].shape, self.factors)
         if border is None or self._files(border.needed) > _MOST:
             return None
         blocks = border.needed
+        start = blocks.row, blocks.col
         pixels, valid = self._averaged(blocks, dtype)
-        if not valid.all():
-            return None
-        found = sampling.bilinear(pixels, field, self.factors, (blocks.row, blocks.col))
-        return found, np.ones(window.shape, np.bool_)
+        found = sampling.bilinear(pixels, field, self.factors, start)
+        if valid.all():
+            return found, np.ones(window.shape, np.bool_)
+        at = sampling.places(*field.all(), self.rasters[0].shape, self.factors, smooth=True)
+        return found, sampling.all_valid(valid, at, start)
 
     def _files(self, blocks: Window) -> int:
         return blocks.height * self.factors[0] * blocks.width * self.factors[1]

@@ -96,7 +96,7 @@ def between(field: Field, shape: tuple[int, int], factors: tuple[int, int]) -> P
 
 
 def bilinear(pixels: Pixels, field: Field, factors: tuple[int, int], start: tuple[int, int]) -> Pixels:
-    """Returns the pixels of a window that is wholly inside a file, all valid.
+    """Returns the pixels of a window that is wholly inside a file.
 
     Args:
         pixels: of the rectangle that is needed, (C, h, w); finite.
@@ -124,7 +124,7 @@ def sample(pixels: Pixels, valid: Bools, at: Places, start: tuple[int, int]) -> 
         (C, H, W), of the type of `pixels`, and (H, W).
     """
     if at.smooth:
-        return _bilinear(pixels, at, start), _all_valid(valid, at, start)
+        return _bilinear(pixels, at, start), all_valid(valid, at, start)
     rows, cols = (at.neighbours(axis, first)[0] for axis, first in enumerate(start))
     index = rows * valid.shape[1] + cols
     # Places outside the file point anywhere: they are clipped, and invalid.
@@ -168,7 +168,14 @@ def _between(pixels: Pixels, grid: Floats) -> Pixels:
     return result
 
 
-def _all_valid(valid: Bools, at: Places, start: Sequence[int]) -> Bools:
+def all_valid(valid: Bools, at: Places, start: Sequence[int]) -> Bools:
+    """Returns where all pixels that a window's pixels are made of are valid, (H, W).
+
+    Args:
+        valid: of the rectangle that is needed, (h, w).
+        at: where the window's pixels lie.
+        start: first row and column of `valid` in the file, in blocks.
+    """
     if valid.all():
         return at.inside
     inside = at.inside.copy()
