@@ -30,6 +30,10 @@ VERBS = {
 """Verb → what it does; each has a module of its name in this folder, with a typer app called `app`."""
 
 
+_STOPPED = 130
+"""Exit code after Ctrl-C."""
+
+
 class Verbs(TyperGroup):
     """Verbs that load when they are called."""
 
@@ -82,6 +86,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         app(args=list(argv), prog_name="rsseg")
     except SystemExit as leaving:
+        if leaving.code == _STOPPED:  # click turns Ctrl-C into this, without a word
+            sys.stderr.write("stopped\n")
         return leaving.code if isinstance(leaving.code, int) else 0
     except RssegError as error:
         return _fail(str(error))
@@ -94,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
         return _fail(f"{where}{error.strerror or error}; check the path and the space left")
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
-        return 130
+        return _STOPPED
     return 0
 
 

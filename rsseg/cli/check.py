@@ -92,7 +92,7 @@ def check(
     if not no_files:
         preparation.require_writable(out)
     with console.bar(quiet=quiet) as advance:
-        options = Options(gsd or chosen.gsd, quick, jobs or os.cpu_count() or 1, advance)
+        options = Options(chosen.gsd if gsd is None else gsd, quick, jobs or os.cpu_count() or 1, advance)
         with rasterio.Env(GDAL_CACHEMAX=_CACHE):
             report = examine(
                 chosen.scenes,
@@ -122,6 +122,8 @@ def _subject(
     if (subject is None) != bool(files):
         raise SceneError("give a RECIPE, SCENES, or --file NAME=PATH, and only one of them")
     path = Path(subject or "")
+    if path.is_file() and not tables.is_table(path) and path.suffix.lower() not in {".yaml", ".yml"}:
+        raise SceneError(f"{path}: is no recipe and no scene table; give rasters as --file NAME={path}")
     if files:
         found = _of_files(files)
     elif path.is_dir() or tables.is_table(path):

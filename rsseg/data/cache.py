@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import rasterio
 
 from rsseg.data.scenes import Polygons, Source
 from rsseg.data.tiles import OpenScene
@@ -33,8 +34,21 @@ _MOST = 1 << 28
 """Bytes of an array that are unpacked."""
 
 _BESIDE = (".msk", ".aux.xml")
-_INSTEAD = (".dbf", ".prj", ".tfw")
+_INSTEAD = (".dbf", ".prj", ".tfw", ".wld", ".pgw", ".jgw", ".RPB")
 """Files beside a file that change what is read of it, by what is added to its name or put for its suffix."""
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    RssegError,
+)
+"""What reading a file raises that is not what was written."""
 
 ValueT = TypeVar("ValueT")
 Ints = npt.NDArray[np.int64]
@@ -59,7 +73,7 @@ class Job(Generic[ValueT]):
     dump: Callable[[ValueT], Any]
     """Result → JSON values."""
     parse: Callable[[Any], ValueT]
-    """The way back; raises ValueError, TypeError, KeyError or RssegError for what is damaged."""
+    """The way back; it may raise anything that other JSON values bring about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,7 @@ class Cache:
             return None
         try:
             return job.parse(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, RssegError):
+        except _DAMAGE:
             return None
 
     def keep(self, job: Job[ValueT], value: ValueT) -> str:
@@ -218,7 +232,18 @@ def _stamps(file: Location, root: Path | None) -> list[Any]:
     name = whole.relative_to(base) if base is not None and whole.is_relative_to(base) else whole
     others = [file.with_name(file.name + end) for end in _BESIDE]
     others += [file.with_suffix(end) for end in _INSTEAD]
-    return [name.as_posix(), *(_stamp(path) for path in (file, *others))]
+    return [name.as_posix(), *(_stamp(path) for path in (file, *others)), *_sources(file)]
+
+
+def _sources(file: Path) -> list[list[int] | None]:
+    """Returns the stamps of what a virtual raster is made of: it stays as it is when they change."""
+    if file.suffix.lower() != ".vrt":
+        return []
+    try:
+        with rasterio.open(file) as dataset:
+            return [_stamp(Path(name)) for name in sorted(dataset.files)]
+    except (rasterio.errors.RasterioError, OSError):
+        return []
 
 
 def _stamp(path: Path) -> list[int] | None:

@@ -17,6 +17,7 @@ start from the table's folder.
 
 import csv
 import json
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -220,18 +221,28 @@ def _read(path: Path) -> pd.DataFrame:
         return lines.iloc[1:].set_axis(lines.iloc[0].tolist(), axis="columns")
     if suffix != ".gpkg":
         return pd.read_parquet(path)
-    layers = gpd.list_layers(path)["name"].tolist()
-    layer = "scenes" if "scenes" in layers else layers[0]
-    frame: pd.DataFrame = gpd.read_file(path, layer=layer, engine="pyogrio")
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # GDAL's, of a damaged file: an error follows, or none
+        layers = gpd.list_layers(path)["name"].tolist()
+        layer = "scenes" if "scenes" in layers else layers[0]
+        frame: pd.DataFrame = gpd.read_file(path, layer=layer, engine="pyogrio")
     return frame
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, list | dict | np.ndarray):  # GeoParquet has columns of lists
+        return json.dumps(value, default=_plain)
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))  # integers beside empty cells become floats
     return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _require_distinct(path: Path, records: Sequence[Mapping[str, str]]) -> None:
@@ -283,6 +294,10 @@ def _source(text: str, folder: Path) -> Source | Polygons:
         vector = facts.parse(_Vector, content, "polygons")
         path = _found(vector.polygons, folder)
         return Polygons(path, vector.column, vector.layer, vector.touched, vector.outside)
+    if isinstance(content, list) and not _is_list_of_files(content):
+        raise SceneError(
+            f'{text[:80]!r}: expected files, as in ["b2.tif", "b3.tif"]; an inner list is a mosaic'
+        )
     rasters = facts.parse(_Rasters, content if isinstance(content, dict) else {"files": content}, "cell")
     items = [rasters.files] if isinstance(rasters.files, str) else rasters.files
     paths: list[Files] = [
@@ -290,6 +305,11 @@ def _source(text: str, folder: Path) -> Source | Polygons:
         for item in items
     ]
     return Source(tuple(paths), None if rasters.indexes is None else tuple(rasters.indexes), rasters.alpha)
+
+
+def _is_list_of_files(content: Sequence[Any]) -> bool:
+    tiles = [tile for item in content for tile in (item if isinstance(item, list) else [item])]
+    return bool(tiles) and all(isinstance(tile, str) and tile for tile in tiles) and [] not in content
 
 
 def _content(text: str) -> Any:

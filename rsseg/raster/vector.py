@@ -149,6 +149,24 @@ def plan(
     return reader
 
 
+def values(file: VectorFile) -> tuple[str, ...]:
+    """Returns what stands in the class column, as text and in order; nulls are left out.
+
+    Args:
+        file: of polygons.
+
+    Raises:
+        RasterError: the file cannot be read, lacks the column or a CRS, or holds points or lines.
+    """
+    found = {_word(value) for value in _loaded(file).values.dropna().unique()}
+    return tuple(sorted(found, key=lambda word: (not is_whole(word), len(word), word)))
+
+
+def is_whole(word: str) -> bool:
+    """Returns whether a class is given as a whole number."""
+    return word.lstrip("+-").isdecimal()
+
+
 def stamp(path: Location) -> tuple[int, int]:
     """Returns time of change and size of a local file, zeros of any other."""
     try:
@@ -341,11 +359,8 @@ def _ids(file: _Loaded, class_map: ClassMap, source: VectorFile) -> Ids:
 
 
 def _id(value: Any, known: Mapping[str, int], source: VectorFile) -> int:
-    whole = (
-        isinstance(value, float | np.floating) and value.is_integer()
-    )  # integers beside nulls become floats
-    word = str(int(value)) if whole else str(value).strip()
-    if isinstance(value, str) and word not in known and word.lstrip("+-").isdecimal():
+    word = _word(value)
+    if isinstance(value, str) and word not in known and is_whole(word):
         word = str(int(word))
     if word not in known:
         raise SceneError(
@@ -353,3 +368,9 @@ def _id(value: Any, known: Mapping[str, int], source: VectorFile) -> int:
             f"{nearest(word, list(known))}"
         )
     return known[word]
+
+
+def _word(value: Any) -> str:
+    """Returns a class as text; whole numbers beside nulls are floats in the column."""
+    whole = isinstance(value, float | np.floating) and value.is_integer()
+    return str(int(value)) if whole else str(value).strip()

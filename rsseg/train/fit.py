@@ -295,7 +295,9 @@ def _start(run: Run, recipe: Recipe, *, overwrite: bool) -> None:
 
 def _counts(scenes: Mapping[str, tuple[OpenScene, ...]]) -> str:
     parts = [f"{len(opened)} {split}" for split, opened in scenes.items()]
-    return f"scenes: {', '.join(parts)}"
+    loose = sum(scene.grid.crs is None for opened in scenes.values() for scene in opened)
+    more = f"; {loose} of them without georeferencing, their maps will have no place" if loose else ""
+    return f"scenes: {', '.join(parts)}{more}"
 
 
 def _data(facts: Facts, scenes: Mapping[str, tuple[OpenScene, ...]], sampler: TileSampler) -> SceneData:

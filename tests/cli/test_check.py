@@ -154,3 +154,18 @@ def test_chips(chip, real_data, tmp_path, capsys):
         assert layers["sar"]["files"][0]["nan"] == pytest.approx(0.39, abs=0.01)
     else:
         assert set(layers["label"]["labels"]["values"]) == {"-1", "0", "1"}
+
+
+def test_a_raster_is_no_recipe(write_raster, capsys):
+    path = write_raster("a.tif", np.ones((9, 9), np.uint8))
+    assert run(capsys, str(path))[::2] == (
+        1,
+        f"error: {path}: is no recipe and no scene table; give rasters as --file NAME={path}\n",
+    )
+
+
+def test_a_pixel_size_of_nothing_is_told(write_raster, capsys):
+    path = write_raster("a.tif", np.ones((9, 9), np.uint8))
+    code, printed, _ = run(capsys, f"--file=a={path}", "--gsd=0", "--no-files", "--json", "--quiet")
+    assert code == 1
+    assert "expected a positive number" in json.loads(printed)["findings"][0]["message"]

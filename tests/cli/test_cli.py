@@ -190,6 +190,15 @@ def test_ctrl_c_says_how_to_go_on(place, capsys, monkeypatch):
     )
 
 
+def test_ctrl_c_is_one_word(capsys, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsseg.cli.check.examine", stopped)
+    assert cli.run(["check", "--file=a=a.tif", "--no-files", "--quiet"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
 def test_evaluate_prints_tables_and_writes_files(place, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.run(["evaluate", str(place.model), f"data.root={place.root}"]) == 0
@@ -305,7 +314,8 @@ def test_simulate_prints_the_files(tmp_path, capsys):
 def test_info_says_what_the_model_is(model, capsys):
     assert cli.run(["info", str(model)]) == 0
     printed = capsys.readouterr().out
-    for text in ("mean", "mit_b0", "rgb (red, green, blue), dsm (height)", "impervious", "25.0 %", "torch 2"):
+    texts = "mean", "mit_b0", "rgb (red, green, blue), dsm (height)", "impervious", "25.0 %", "torch 2", "std"
+    for text in texts:
         assert text in printed
     assert cli.run(["info", str(model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"] == {"epoch": 2, "average": 0.25}

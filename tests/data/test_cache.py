@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -73,6 +74,21 @@ def test_damaged_files_are_made_anew(cache, damage):
     assert run(cache, job(value=4))[0] == [4]
     assert json.loads(path.read_text()) == {"n": 4}
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # nothing half-written stays
+
+
+@pytest.mark.parametrize("error", [AttributeError, OverflowError, IndexError, MemoryError])
+def test_whatever_a_damaged_file_brings_about_it_is_made_anew(cache, error):
+    def parse(kept):
+        raise error
+
+    run(cache, job())
+    assert run(cache, replace(job(value=4), parse=parse))[0] == [4]
+
+
+def test_sizes_beyond_all_numbers_are_damage(cache):
+    arrays = replace(job(), dump=lambda found: {"shape": [float("inf")], "zlib": ""}, parse=unpacked)
+    run(cache, arrays)
+    assert run(cache, replace(arrays, make=lambda tick: 4))[0] == [4]
 
 
 def test_a_folder_that_cannot_be_made_keeps_nothing(tmp_path):
@@ -157,3 +173,16 @@ def test_data_may_move_with_their_cache(make_scene, tmp_path):
     there = replace(scene.scene, files={"a": replace(scene.scene.files["a"], paths=paths)})
     assert fingerprint(replace(scene, scene=there), ["a"], moved) == before
     moved.rename(tmp_path)
+
+
+def test_a_virtual_raster_changes_with_what_it_is_made_of(make_scene, tmp_path):
+    scene = make_scene(np.zeros((9, 9), np.uint8))
+    part = scene.scene.files["a"].files[0]
+    virtual = part.with_suffix(".vrt")
+    rasterio.shutil.copy(part, virtual, driver="VRT")
+    source = replace(scene.scene.files["a"], paths=(virtual,))
+    scene = replace(scene, scene=replace(scene.scene, files={"a": source}))
+    before = fingerprint(scene, ["a"], tmp_path)
+    assert fingerprint(scene, ["a"], tmp_path) == before
+    os.utime(part, ns=(1, 1))
+    assert fingerprint(scene, ["a"], tmp_path) != before

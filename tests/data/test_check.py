@@ -342,6 +342,34 @@ def test_polygons_as_labels(scene, tmp_path, digits):
     assert "crop" in found(lost, "error")["unusable"]
 
 
+def test_polygons_without_a_class_map(scene, tmp_path):
+    path = tmp_path / "fields.gpkg"
+    shapes = [box(500_000, 5_799_980, 500_070, 5_800_000), box(500_000, 5_799_970, 500_070, 5_799_980)]
+    columns = {"kind": ["wood", None], "code": [7, 30], "many": [0.5, 1.5]}
+    gpd.GeoDataFrame(columns, geometry=shapes, crs="EPSG:32633").to_file(path)
+
+    def values(column, **options):
+        report = check(table({"rgb": scene["rgb"]}, Polygons(path, column, **options)))
+        assert report.sound
+        return report.scenes[0].layers[1].labels.values
+
+    assert values("kind") == {"wood": 1400}
+    assert values("code") == {"7": 1400, "30": 700}
+    assert values("code", outside=7) == {"7": 90 * 70 - 700, "30": 700}
+    assert values("many") == {"0.5": 1400, "1.5": 700}
+
+
+def test_polygons_that_cannot_be_read_are_errors_without_a_class_map_too(scene, tmp_path):
+    path = tmp_path / "fields.geojson"
+    shape = box(500_000, 5_799_980, 500_070, 5_800_000)
+    gpd.GeoDataFrame({"kind": ["c1"]}, geometry=[shape], crs="EPSG:32633").to_file(path)
+    lost = check(table({"rgb": scene["rgb"]}, Polygons(path, "crop")))
+    assert "no column 'crop'; it has kind" in found(lost, "error")["unusable"]
+    path.write_text('{"type": "FeatureCollection", "features": [')
+    broken = check(table({"rgb": scene["rgb"]}, Polygons(path, "kind")))
+    assert "no readable polygons" in found(broken, "error")["unusable"]
+
+
 def test_strips_of_large_files(write_raster):
     path = write_raster("big.tif", RNG.integers(0, 9, (2100, 2100)).astype("uint8"))
     line = codes(table({"a": path}))["untiled"]

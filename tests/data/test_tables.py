@@ -189,9 +189,9 @@ WRONG = [
     ("id,rgb,dsm\nx,,\n", r"scene x, column rgb, dsm: no file; expected one"),
     ('id,rgb\nx,"[""a.tif"""\n', r"scene x, column rgb: .* is no JSON .*; a file whose name begins so is written"),  # noqa: E501
     ("id,rgb\nx,[1].tif\n", r"scene x, column rgb: '\[1\].tif' is no JSON .* written \[\"\[1\].tif\"\]"),
-    ("id,rgb\nx,[]\n", r"scene x, column rgb: cell: files"),
-    ("id,rgb\nx,[[]]\n", r"scene x, column rgb: cell: files"),
-    ("id,rgb\nx,[3]\n", r"scene x, column rgb: cell: files"),
+    ("id,rgb\nx,[]\n", r"scene x, column rgb: .*expected files, as in"),
+    ("id,rgb\nx,[[]]\n", r"scene x, column rgb: .*expected files, as in"),
+    ("id,rgb\nx,[3]\n", r"scene x, column rgb: .*expected files, as in"),
     ('id,rgb\nx,"{""file"": ""a.tif""}"\n', r"column rgb: cell: unknown key 'file'; did you mean 'files'"),
     ('id,rgb\nx,"{""files"": ""a.tif"", ""indexes"": [0]}"\n', r"column rgb: cell: indexes.0 = 0"),
     ('id,rgb\nx,"{""files"": ""a.tif"", ""indexes"": [true]}"\n', r"column rgb: cell: indexes.0 = True"),
@@ -234,3 +234,28 @@ def test_other_files_and_missing_ones_are_refused(tmp_path, place):
     clash = Scenes((replace(scenes.rows[0], files={"label": Source((place / "a.tif",))}),), ("label",))
     with pytest.raises(SceneError, match=r"modality 'label' has the name of another column"):
         write_scenes(clash, tmp_path / "t.csv")
+
+
+def test_cells_of_parquet_may_be_lists(place):
+    columns = {"a": [["a.tif", "deep/b.tif"], None], "b": [[["a.tif", "deep/b.tif"]], [["a.tif"]]]}
+    pd.DataFrame({"id": ["x", "y"], **columns}).to_parquet(place / "lists.parquet")
+    first, second = read_scenes(place / "lists.parquet")
+    assert first.files["a"].paths == (place / "a.tif", place / "deep/b.tif")
+    assert first.files["b"].paths == (first.files["a"].paths,)
+    assert list(second.files) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "cell", ["[1, 2]", "[]", "[[]]", '["a.tif", null]', '["a.tif", ["a.tif", 3]]', '[""]']
+)
+def test_lists_of_no_files_are_told_in_words(place, cell):
+    pd.DataFrame({"id": ["x"], "a": [cell]}).to_csv(place / "lists.csv", index=False)
+    with pytest.raises(SceneError, match=r"scene x, column a: .*expected files, as in") as caught:
+        read_scenes(place / "lists.csv")
+    assert "constrained" not in str(caught.value)
+
+
+def test_a_damaged_geopackage_is_one_line(place):
+    (place / "damaged.gpkg").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 2)
+    with pytest.raises(SceneError, match="no readable scene table"):  # warnings are errors
+        read_scenes(place / "damaged.gpkg")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from rsseg.classmap import ClassMap
+from rsseg.classmap import ClassMap, LandClass
 from rsseg.data.check import scan
 from rsseg.data.check.report import FileReport, LayerReport, one_line
 from rsseg.data.check.scan import Target
@@ -16,6 +16,7 @@ from rsseg.data.check.tally import Sketch, Tally, cell_of
 from rsseg.data.scenes import Polygons, Scene, Source
 from rsseg.data.tiles import label_reader
 from rsseg.errors import RssegError
+from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Modality
 from rsseg.raster import read, vector, warp
@@ -77,6 +78,8 @@ class LayerScan:
     """In the scene's grid; that of its one file where both grids are the same."""
     failures: list[str] = field(default_factory=list)
     """Why it cannot be read in the scene's grid."""
+    names: tuple[str, ...] = ()
+    """Of label polygons without a class map: what the numbers stand for; empty if for themselves."""
 
     @property
     def is_label(self) -> bool:
@@ -194,9 +197,7 @@ def _read_in_grid(layer: LayerScan, grid: GeoBox, known: Known) -> None:
 
 def _reader(layer: LayerScan, grid: GeoBox, known: Known) -> Reader | VectorReader | None:
     if layer.is_label:
-        if known.class_map is None and isinstance(layer.source, Polygons):
-            return None
-        return _label_reader(layer.source, grid, known.class_map)
+        return _label_reader(layer, grid, known.class_map)
     assert isinstance(layer.source, Source)  # noqa: S101 - modalities are rasters
     modality = layer.modality
     return read.plan(
@@ -209,13 +210,34 @@ def _reader(layer: LayerScan, grid: GeoBox, known: Known) -> Reader | VectorRead
     )
 
 
-def _label_reader(
-    source: Source | Polygons, grid: GeoBox, class_map: ClassMap | None
-) -> Reader | VectorReader:
+def _label_reader(layer: LayerScan, grid: GeoBox, class_map: ClassMap | None) -> Reader | VectorReader | None:
+    source = layer.source
+    if class_map is None and isinstance(source, Polygons):
+        class_map = _found_classes(source)
+        if class_map is None:
+            return None
+        names = tuple(entry.name for entry in class_map.classes)
+        layer.names = () if all(vector.is_whole(name) for name in names) else names
     if class_map is not None:
         return label_reader(source, class_map, grid)
-    assert isinstance(source, Source)  # noqa: S101 - polygons need a class map
+    assert isinstance(source, Source)  # noqa: S101 - polygons have a class map by now
     return read.plan(source.paths, grid, indexes=source.indexes, resampling="nearest", dtype="int64")
+
+
+def _found_classes(source: Polygons) -> ClassMap | None:
+    """Returns a class for each value of the column, numbered where they are names; None if too many."""
+    file = vector.VectorFile(source.path, vector.stamp(source.path), source.layer, source.column)
+    words = list(vector.values(file))
+    words += [str(source.outside)] if source.outside is not None and str(source.outside) not in words else []
+    if not 0 < len(words) <= IGNORED:
+        return None
+    whole = all(vector.is_whole(word) for word in words)
+    return ClassMap(
+        classes=tuple(
+            LandClass(name=word[:200] or "?", values=(int(word) if whole else number,), colour="#808080")
+            for number, word in enumerate(words)
+        )
+    )
 
 
 def _grid_target(layer: LayerScan, reader: Reader | VectorReader, grid: GeoBox, known: Known) -> Target:

@@ -63,7 +63,7 @@ def _finish_layer(layer: LayerScan, scan: SceneScan, class_map: ClassMap | None)
         if target.physical is not None:
             report.physical = target.physical[1].statistics
     if layer.is_label:
-        report.labels = _labels(_counts(layer), class_map)
+        report.labels = _labels(_counts(layer), class_map, layer.names)
     _illustrate(layer, class_map)
     report.footprint = _footprint(layer, scan)
 
@@ -105,11 +105,16 @@ def _counts(layer: LayerScan) -> tuple[Counter[int], int] | None:
     return total, len(found[0].tally.low)
 
 
-def _labels(counted: tuple[Counter[int], int] | None, class_map: ClassMap | None) -> Labels | None:
+def _labels(
+    counted: tuple[Counter[int], int] | None, class_map: ClassMap | None, names: Sequence[str]
+) -> Labels | None:
     if counted is None:
         return None
     counts, bands = counted
-    values = {_named(code, bands): pixels for code, pixels in counts.most_common(_MOST_SHOWN)}
+    values = {
+        names[code] if names else _named(code, bands): pixels
+        for code, pixels in counts.most_common(_MOST_SHOWN)
+    }
     if class_map is None or class_map.bands != bands:
         return Labels(values=values)
     per_class: Counter[int] = Counter()
