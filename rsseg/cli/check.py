@@ -166,7 +166,7 @@ def _of_scenes(path: Path, dataset: str | None) -> Subject:
     if path.is_dir() and config is None:
         raise SceneError(f"{path}: is a folder; say how it is laid out by --dataset NAME")
     if config is None:
-        return Subject(path.name, tables.read_scenes(path))
+        return Subject(path.name, tables.read_scenes(path, complete=False))
     scenes = datasets.scenes(path, config)
     known = {name: modality.load(layer.modality or name) for name, layer in config.modalities.items()}
     return Subject(

@@ -88,7 +88,7 @@ def train(
             if (folder / "last.ckpt").is_file():
                 again = shlex.join(["rsseg", "train", recipe, *(overrides or []), "--out", str(folder)])
                 mend = "once the file is mended, " if isinstance(stop, RasterError) else ""
-                console.say(f"stopped; {mend}go on with: {again} --resume")
+                console.say(f"{mend}go on with: {again} --resume")
             raise
     if as_json:
         console.show_json({"model": str(best), "out": str(folder)})

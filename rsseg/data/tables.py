@@ -70,12 +70,15 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def read_scenes(path: Path | str, modalities: Collection[str] | None = None) -> Scenes:
+def read_scenes(
+    path: Path | str, modalities: Collection[str] | None = None, *, complete: bool = True
+) -> Scenes:
     """Returns the scenes of a table; its module, rsseg.data.tables, describes the columns.
 
     Args:
         path: GeoPackage, GeoParquet or CSV (UTF-8).
         modalities: columns that are taken; None takes all but `id, split, label, geometry, area, area_crs`.
+        complete: whether a local file that is gone is refused here, or left to whoever opens it.
 
     Raises:
         SceneError: the table cannot be read; or a row is wrong, named with its scene and column: ids that
@@ -95,7 +98,10 @@ def read_scenes(path: Path | str, modalities: Collection[str] | None = None) -> 
         raise SceneError(f"{path}: holds no scene; expected a row for each")
     records = [{str(name): str(text) for name, text in row.items()} for row in rows.to_dict("records")]
     _require_distinct(path, records)
-    return Scenes(tuple(_scene(path, record, taken) for record in records), tuple(taken))
+    scenes = Scenes(tuple(_scene(path, record, taken) for record in records), tuple(taken))
+    if complete:
+        _require_files(path, scenes)
+    return scenes
 
 
 def write_scenes(scenes: Scenes, path: Path | str) -> None:
@@ -261,6 +267,26 @@ def _require_distinct(path: Path, records: Sequence[Mapping[str, str]]) -> None:
             )
 
 
+def _require_files(path: Path, scenes: Scenes) -> None:
+    for scene in scenes:
+        columns = {**scene.files, **({"label": scene.label} if scene.label else {})}
+        for column, source in columns.items():
+            gone = next((file for file in source.files if not _is_there(file)), None)
+            if gone is not None:
+                name = str(gone).removeprefix(f"{path.parent}/")[:200]
+                raise SceneError(
+                    f"{path}, scene {scene.id}, column {column}: {name}: no such file in {path.parent}; "
+                    "restore it, or empty the cell"
+                )
+
+
+def _is_there(location: Location) -> bool:
+    try:
+        return exists(location)
+    except OSError:  # a name that no file system takes
+        return False
+
+
 def _scene(path: Path, record: Mapping[str, str], modalities: Sequence[str]) -> Scene:
     place = f"{path}, scene {record['id']}, column"
     split = record.get("split", "")
@@ -292,7 +318,7 @@ def _source(text: str, folder: Path) -> Source | Polygons:
     content = _content(text)
     if isinstance(content, dict) and "polygons" in content:
         vector = facts.parse(_Vector, content, "polygons")
-        path = _found(vector.polygons, folder)
+        path = locate(vector.polygons, folder)
         return Polygons(path, vector.column, vector.layer, vector.touched, vector.outside)
     if isinstance(content, list) and not _is_list_of_files(content):
         raise SceneError(
@@ -301,7 +327,7 @@ def _source(text: str, folder: Path) -> Source | Polygons:
     rasters = facts.parse(_Rasters, content if isinstance(content, dict) else {"files": content}, "cell")
     items = [rasters.files] if isinstance(rasters.files, str) else rasters.files
     paths: list[Files] = [
-        _found(item, folder) if isinstance(item, str) else tuple(_found(tile, folder) for tile in item)
+        locate(item, folder) if isinstance(item, str) else tuple(locate(tile, folder) for tile in item)
         for item in items
     ]
     return Source(tuple(paths), None if rasters.indexes is None else tuple(rasters.indexes), rasters.alpha)
@@ -322,17 +348,6 @@ def _content(text: str) -> Any:
             f"{text[:80]!r} is no JSON ({_line(error)}); a file whose name begins so is written "
             f"{json.dumps([text[:80]])}"
         ) from error
-
-
-def _found(name: str, folder: Path) -> Location:
-    location = locate(name, folder)
-    try:
-        there = exists(location)
-    except OSError:  # a name that no file system takes
-        there = False
-    if not there:
-        raise SceneError(f"{name[:200]}: no such file in {folder}; restore it, or empty the cell")
-    return location
 
 
 def _area(place: str, text: str, crs: str) -> tuple[BaseGeometry | None, str | None]:

@@ -169,3 +169,29 @@ def test_a_pixel_size_of_nothing_is_told(write_raster, capsys):
     code, printed, _ = run(capsys, f"--file=a={path}", "--gsd=0", "--no-files", "--json", "--quiet")
     assert code == 1
     assert "expected a positive number" in json.loads(printed)["findings"][0]["message"]
+
+
+def test_every_file_of_a_table_that_is_gone_is_told(write_raster, tmp_path, capsys):
+    write_raster("a.tif", np.ones((40, 40), np.uint8))
+    path = tmp_path / "t.csv"
+    path.write_text("id,rgb,dsm\none,a.tif,gone1.tif\ntwo,gone2.tif,a.tif\nthree,a.tif,\n")
+    code, printed, _ = run(capsys, str(path), "--json", "--quiet", "--no-files")
+    errors = [
+        f"{f['scene']} {f['message']}" for f in json.loads(printed)["findings"] if f["level"] == "error"
+    ]
+    assert code == 1
+    assert [name for name in ("gone1.tif", "gone2.tif") if not any(name in line for line in errors)] == []
+    assert not any("three" in line for line in errors)
+
+
+def test_an_area_elsewhere_is_told(write_raster, tmp_path, capsys):
+    write_raster("a.tif", np.ones((40, 40), np.uint8))
+    path = tmp_path / "t.csv"
+    there = '"POLYGON ((500000 5799960, 500020 5799960, 500020 5800000, 500000 5799960))"'
+    away = '"POLYGON ((0 0, 1 0, 1 1, 0 0))"'
+    rows = [f"one,train,a.tif,{there},EPSG:32633", f"two,val,a.tif,{away},EPSG:4326"]
+    path.write_text("\n".join(["id,split,rgb,area,area_crs", *rows]))
+    code, printed, _ = run(capsys, str(path), "--json", "--quiet", "--no-files")
+    found = [(f["scene"], f["code"]) for f in json.loads(printed)["findings"] if f["level"] == "error"]
+    assert code == 1
+    assert found == [("two", "area")]

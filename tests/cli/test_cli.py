@@ -184,10 +184,8 @@ def test_ctrl_c_says_how_to_go_on(place, capsys, monkeypatch):
 
     monkeypatch.setattr("rsseg.cli.train.fit", stopped)
     assert cli.run(["train", str(place.recipe), "seed=3", "--out", str(place.out)]) == 130
-    assert (
-        f"stopped; go on with: rsseg train {place.recipe} seed=3 --out {place.out} --resume"
-        in capsys.readouterr().err
-    )
+    said = f"go on with: rsseg train {place.recipe} seed=3 --out {place.out} --resume\nstopped\n"
+    assert capsys.readouterr().err == said
 
 
 def test_ctrl_c_is_one_word(capsys, monkeypatch):

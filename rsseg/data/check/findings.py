@@ -11,6 +11,7 @@ from rsseg.classmap import ClassMap
 from rsseg.data.check.layers import FileScan, LayerScan, SceneScan
 from rsseg.data.check.report import FileReport, Finding, Labels, LayerReport, Level, SceneReport
 from rsseg.data.check.tally import Tally
+from rsseg.data.scenes import area_in
 from rsseg.modality import Modality, Statistics
 
 _SIDE = 4096
@@ -57,9 +58,19 @@ def judge(
             yield Finding(finding.level, finding.code, finding.message, report.id, layer.report.name)
     if scan.failure and scan.failure not in told:
         yield Finding("error", "grid", scan.failure, report.id)
+    if _is_elsewhere(scan):
+        message = "its `area` lies outside its files; correct area or area_crs"
+        yield Finding("error", "area", message, report.id)
     if scan.grid is not None and scan.grid.crs is None:
         message = "no CRS: files of a scene must have one size, and maps will have no place"
         yield Finding("note", "no-crs", message, report.id)
+
+
+def _is_elsewhere(scan: SceneScan) -> bool:
+    if scan.grid is None or scan.scene.area is None:
+        return False
+    area = area_in(scan.scene, scan.grid).area
+    return area is not None and not scan.grid.extent.geom.intersects(area)
 
 
 def _of_layer(
