@@ -18,7 +18,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import CRSError
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, Interleaving
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.errors import RasterioError as RasterioFailure
 
@@ -32,8 +32,8 @@ from rsseg.raster.validity import Bools, Pixels
 _OPEN = 32
 """Files that a thread keeps open: more than the band files of one scene."""
 
-_FAILURES = (RasterioFailure, CPLE_BaseError, CRSError, OSError)
-"""What rasterio raises for files that it cannot read."""
+_FAILURES = (RasterioFailure, CPLE_BaseError, CRSError, OSError, UnicodeDecodeError)
+"""What rasterio raises for files that it cannot read; the last for damaged text in them."""
 
 _TYPES = {"complex_int16": "complex64"}
 """GDAL's types that numpy lacks, and what holds them."""
@@ -96,6 +96,8 @@ class Raster:
     """Scale and offset of each taken band; None where all are 1 and 0."""
     rule: validity.Rule
     """What marks its pixels as invalid."""
+    mixed: bool = False
+    """Whether the taken bands differ in type; rasterio reads such only one by one."""
 
     def read(self, window: Window, dtype: str | None = None) -> tuple[Pixels, Bools]:
         """Returns pixels (C, H, W) and valid (H, W) of a window that lies inside the file.
@@ -122,9 +124,13 @@ class Raster:
 
     def _read(self, window: Window, dtype: str) -> tuple[Pixels, Bools]:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        dataset = opened(self.path, self.stamp)
+        dataset = opened(self.path, self.stamp, self._require_same)
         try:
-            pixels = dataset.read(self.indexes, window=part, out_dtype=self.stored)
+            if self.mixed:
+                bands = [dataset.read(band, window=part, out_dtype=self.stored) for band in self.indexes]
+                pixels = np.stack(bands)
+            else:
+                pixels = dataset.read(self.indexes, window=part, out_dtype=self.stored)
             valid = validity.read(dataset, self.rule, pixels, part)
         except _FAILURES:
             _pools.mine.pop((self.path, self.stamp), None)
@@ -133,7 +139,18 @@ class Raster:
             pixels = np.abs(pixels, out=np.zeros(pixels.shape, self.dtype), where=valid)
         if self.scales is not None and np.dtype(dtype).kind == "f":
             pixels = _scaled(pixels, self.scales)
+            valid &= validity.usable(pixels, [()] * len(pixels))
         return pixels, valid
+
+    def _require_same(self, dataset: Any) -> None:
+        """A file may be replaced between two of its openings, e.g. by one with other pixels."""
+        same = dataset.shape == self.shape and dataset.count >= max(self.indexes)
+        if not same or (self.control is None and dataset.transform != self.grid.affine):
+            raise RasterError(
+                f"{self.path}: now {dataset.shape[0]} × {dataset.shape[1]} pixels, {dataset.count} bands, at "
+                f"{tuple(dataset.transform)[:6]}; it was {self.shape[0]} × {self.shape[1]} at "
+                f"{tuple(self.grid.affine)[:6]} when it was first read: do not replace files during a run"
+            )
 
 
 def describe(
@@ -171,13 +188,19 @@ def describe(
                 codes=any(dataset.colorinterp[index - 1] == ColorInterp.palette for index in taken),
                 scales=_scales(path, dataset, taken),
                 rule=validity.rule(dataset, taken, mask, nodata),
+                mixed=len(set(kinds)) > 1,
             )
         except _FAILURES as failure:
             raise RasterError(f"{path}: not readable ({reason(failure)}); check the file") from failure
 
 
-def opened(path: Location, stamp: Stamp) -> Any:
+def opened(path: Location, stamp: Stamp, check: Callable[[Any], None] | None = None) -> Any:
     """Returns the open dataset of a file from this thread's pool.
+
+    Args:
+        path: the file.
+        stamp: its time of change and size when it was described.
+        check: called with a dataset that was not open yet; may raise.
 
     Raises:
         RasterError: no such file, or no raster.
@@ -185,7 +208,10 @@ def opened(path: Location, stamp: Stamp) -> Any:
     pool = _pools.mine
     key = path, stamp
     if key not in pool:
-        pool[key] = _open(path)
+        dataset = _open(path)
+        if check is not None:
+            check(dataset)
+        pool[key] = dataset
         if len(pool) > _OPEN:
             pool.popitem(last=False)[1].close()
     pool.move_to_end(key)
@@ -263,7 +289,9 @@ def _checked(path: Location, indexes: Sequence[int] | None, count: int, alpha: i
 def _require_honest(path: Location, dataset: Any, stamp: Stamp) -> None:
     """GDAL takes memory for a whole block before it finds that the file holds none of it."""
     rows, columns = dataset.block_shapes[0]
-    bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    # not `dataset.interleaving`, which raises for names that rasterio does not know
+    by_pixel = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL"
+    bands = dataset.count if by_pixel else 1
     claimed = rows * columns * bands * np.dtype(_TYPES.get(dataset.dtypes[0], dataset.dtypes[0])).itemsize
     if stamp[1] and claimed > _LARGEST_BLOCK and claimed > stamp[1] * _MOST_PACKED:
         height, width = dataset.shape
@@ -295,8 +323,10 @@ def _placed(path: Location, dataset: Any) -> dict[str, Any]:
             return _placed_by_points(path, points, crs, dataset.shape)
         _refuse_unplaced(path, dataset)
         return {"grid": GeoBox(dataset.shape, affine, None), "control": None}
-    if affine.is_degenerate:
-        raise RasterError(f"{path}: pixel size is 0 ({tuple(affine)[:6]}); repair its georeferencing")
+    if not 0 < abs(affine.determinant) < np.inf or not np.isfinite(affine).all():
+        raise RasterError(
+            f"{path}: pixel size is 0 or not finite ({tuple(affine)[:6]}); repair its georeferencing"
+        )
     crs = _crs(path, dataset.crs) if dataset.crs else None
     return {"grid": GeoBox(dataset.shape, affine, crs), "control": None}
 

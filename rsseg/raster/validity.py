@@ -19,6 +19,9 @@ Bools = npt.NDArray[np.bool_]
 _ELSEWHERE = {MaskFlags.all_valid, MaskFlags.alpha, MaskFlags.nodata}
 """Kinds of GDAL masks that are derived from pixels, which are read anyway."""
 
+_EXACT = 1 << 53
+"""Whole numbers from here on are rounded by rasterio, which tells nodata as float64."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -44,12 +47,15 @@ def rule(dataset: Any, indexes: Sequence[int], alpha: int | None, declared: floa
         declared: sentinel value in addition to the file's own.
     """
     types = [_number(dataset.dtypes[index - 1]) for index in indexes]
-    sentinels = tuple(
-        _sentinels((dataset.nodatavals[index - 1], declared), dtype)
-        for index, dtype in zip(indexes, types, strict=True)
-    )
     flags = [set(dataset.mask_flag_enums[index - 1]) for index in indexes]
-    masks = [index for index, kinds in zip(indexes, flags, strict=True) if _is_stored(kinds)]
+    tags = [dataset.nodatavals[index - 1] for index in indexes]
+    rounded = [_is_rounded(*band) for band in zip(tags, types, flags, strict=True)]
+    sentinels = tuple(
+        _sentinels((None if wide else tag, declared), dtype)
+        for tag, dtype, wide in zip(tags, types, rounded, strict=True)
+    )
+    bands = zip(indexes, flags, rounded, strict=True)
+    masks = [index for index, kinds, wide in bands if wide or _is_stored(kinds)]
     shared = all(MaskFlags.per_dataset in kinds for kinds in flags)
     whole = all(dtype.kind in "iu" for dtype in types)
     return Rule(sentinels, tuple(masks[:1] if shared else masks), alpha, whole)
@@ -123,8 +129,18 @@ def _is_stored(kinds: set[MaskFlags]) -> bool:
     return combined or not kinds & _ELSEWHERE
 
 
+def _is_rounded(tag: float | None, dtype: np.dtype[Any], kinds: set[MaskFlags]) -> bool:
+    """Returns whether GDAL alone knows the nodata value, and its mask has to tell."""
+    wide = dtype.kind in "iu" and dtype.itemsize == 8 and kinds == {MaskFlags.nodata}
+    return wide and (tag is None or abs(tag) >= _EXACT)
+
+
 def _sentinels(values: Sequence[float | None], dtype: np.dtype[Any]) -> tuple[float, ...]:
-    found = [_as_stored(value, dtype) for value in values if value is not None and np.isfinite(value)]
+    meant = [value for value in values if value is not None and np.isfinite(value)]
+    if dtype.kind == "f":  # the type's limit is often written with few digits: -3.40282e+38
+        limit = float(np.finfo(dtype).max)
+        meant += [float(np.copysign(limit, value)) for value in meant if abs(abs(value) / limit - 1) < 1e-5]
+    found = [_as_stored(value, dtype) for value in meant]
     return tuple(sorted({value for value in found if value is not None}))
 
 

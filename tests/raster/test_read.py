@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -369,6 +370,33 @@ def test_a_file_written_anew_is_opened_anew(folder):
         assert (whole(plan([path], grid), grid)[0] == value).all()
 
 
+@pytest.mark.parametrize("change", ["smaller", "moved", "fewer bands"])
+def test_a_file_replaced_after_it_was_described_is_not_read_wrong(folder, change):
+    grid, bands = grid_at("EPSG:32632", (30, 30)), 1 if change == "fewer bands" else 2
+    path = write(folder / "replaced.tif", noise(grid.shape)[0], grid)
+    reader = plan([path], grid)
+    other = grid_at(
+        "EPSG:32632", (20, 30) if change == "smaller" else (30, 30), offset=(change == "moved", 0)
+    )
+    path.unlink()
+    write(path, noise(other.shape, bands=bands)[0], other)
+    with (
+        ThreadPoolExecutor(1) as thread,
+        pytest.raises(RasterError, match="when it was first read") as caught,
+    ):
+        thread.submit(whole, reader, grid).result()  # that has not opened the file yet
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_copied_anew_is_read_on(folder):
+    grid = grid_at("EPSG:32632", (30, 30))
+    path = write(folder / "copied.tif", noise(grid.shape)[0], grid)
+    reader = plan([path], grid)
+    os.utime(path, ns=(5, 5))
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(whole, reader, grid).result()[1].all()
+
+
 def test_many_files_keep_few_open(folder):
     grid = grid_at("EPSG:32632", (4, 4))
     paths = [fresh(folder, np.full(grid.shape, index, np.uint8), grid) for index in range(50)]
@@ -380,6 +408,25 @@ def test_many_files_keep_few_open(folder):
         if os.path.lexists(f"/proc/self/fd/{name}")
     ]
     assert sum(str(folder) in name for name in open_files) <= reading.handles._OPEN
+
+
+@pytest.mark.slow
+def test_ten_thousand_reads_of_two_hundred_files_take_no_more_memory(folder, record_property):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    rng, scene = np.random.default_rng(0), grid_at("EPSG:32632", (256, 256))
+    pixels = noise(scene.shape, "uint8", bands=3, holes=0.01)[1]
+    tiled = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate", "nodata": HOLE}
+    grids = [grid_at(crs, scene.shape, offset=(0, 0.5)) for crs in ("EPSG:32632", "EPSG:32633")]
+    readers = [plan([fresh(folder, pixels, grids[index % 2], **tiled)], scene) for index in range(200)]
+    taken = {}
+    for reads in range(1, 10_001):
+        row, col = (int(start) for start in rng.integers(-30, 220, 2))
+        readers[int(rng.integers(200))].read(Window(row, col, 64, 64))
+        taken[reads] = resident() if reads in (1000, 10_000) else 0.0
+    record_property("resident_mib", {reads: taken[reads] for reads in (1000, 10_000)})
+    assert taken[10_000] < taken[1000] + 40
 
 
 # Grids of scenes
@@ -489,6 +536,11 @@ def failing(folder, kind):
         write(
             path, np.ones(place.shape, np.uint8), GeoBox(place.shape, Affine(0, 0, 5, 0, 0, 5), "EPSG:32632")
         )
+    elif kind == "endless":
+        write(path, np.ones(place.shape, np.uint8))
+        path.with_suffix(".tif.aux.xml").write_text(
+            "<PAMDataset><SRS>EPSG:32632</SRS><GeoTransform>0,10,0,nan,0,-10</GeoTransform></PAMDataset>"
+        )
     elif kind == "mars":
         mars = "+proj=eqc +a=3396190 +b=3396190 +units=m"
         write(path, np.ones(place.shape, np.uint8), GeoBox(place.shape, Affine(10, 0, 0, 0, -10, 0), mars))
@@ -509,6 +561,7 @@ def failing(folder, kind):
         ("folded", {}, ["folded.tif", "3 ground control points do not tell its place", "gdalwarp -tps"]),
         ("yard", {}, ["yard.tif: no transformation from"]),
         ("flat", {}, ["flat.tif", "pixel size is 0"]),
+        ("endless", {}, ["endless.tif", "not finite"]),
         ("good", {"indexes": [1, 4]}, ["good.tif", "band 4", "bands 1 to 1"]),
         ("good", {"indexes": [0]}, ["good.tif", "band 0", "bands 1 to 1"]),
         ("good", {"indexes": []}, ["good.tif", "no band"]),
@@ -568,6 +621,32 @@ def test_damaged_blocks_name_file_and_window(folder):
         reader.read(Window(200, 200, 10, 20))
     assert "\n" not in str(caught.value)
     np.testing.assert_array_equal(reader.read(Window(0, 0, 9, 9))[0], good[:, :9, :9])
+
+
+def test_an_interleaving_that_rasterio_does_not_know_is_read(folder):
+    grid = grid_at("EPSG:32632", (9, 9))
+    write(folder / "odd.tif", np.full(grid.shape, 3, np.uint8), grid)
+    with rasterio.open(folder / "odd.tif") as source:
+        path = folder / "odd.vrt"
+        rasterio.shutil.copy(source, path, driver="VRT")
+    domain = '<Metadata domain="IMAGE_STRUCTURE">'
+    text = path.read_text()
+    assert domain in text
+    path.write_text(text.replace(">BAND<", ">TILE<").replace(">PIXEL<", ">TILE<"))
+    with rasterio.open(path) as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["INTERLEAVE"] == "TILE"
+    pixels, valid = whole(plan([path], grid), grid)
+    assert valid.all()
+    assert (pixels == 3).all()
+
+
+def test_damaged_text_in_a_file_is_no_traceback(folder, monkeypatch):
+    def damaged(path):
+        return b"\xcf".decode()  # as rasterio does with GDAL's messages about such files
+
+    monkeypatch.setattr(rasterio, "open", damaged)
+    with pytest.raises(RasterError, match=r"t\.tif: no "):
+        plan([folder / "t.tif"], grid_at("EPSG:32632", (9, 9)))
 
 
 def test_a_claimed_huge_size_allocates_nothing(folder):

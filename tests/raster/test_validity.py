@@ -69,6 +69,30 @@ def test_values_beyond_float32_are_invalid(tmp_path):
     assert np.argwhere(~read_valid(write(tmp_path / "a.tif", pixels))).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "hole"),
+    [
+        ("int64", -(2**63), -(2**63)),
+        ("int64", 2**63 - 1, 2**63 - 1),
+        ("int64", 2**53 + 1, 2**53 + 1),
+        ("uint64", 2**64 - 1, 2**64 - 1),
+        ("float32", "-3.40282e+38", -3.4028234663852886e38),
+        ("float32", "-3.402823e+38", -3.4028234663852886e38),
+        ("float32", "-3.40282306074e+38", -3.4028230607370965e38),
+        ("float64", "-1.797693e+308", -1.7976931348623157e308),
+    ],
+)
+def test_nodata_that_float64_or_its_text_rounds(tmp_path, dtype, nodata, hole):
+    pixels = numbers(dtype, bands=1)
+    pixels[0, 0, :2] = hole, 2**53 if dtype == "int64" else 5
+    path = write(tmp_path / "a.tif", pixels)
+    band = f'<PAMRasterBand band="1"><NoDataValue>{nodata}</NoDataValue></PAMRasterBand>'
+    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(read_valid(path), dataset.read_masks(1) != 0)
+    assert np.argwhere(~read_valid(path)).tolist() == [[0, 0]]
+
+
 @pytest.mark.parametrize("nodata", [np.nan, -np.inf])
 def test_nan_and_infinity_as_nodata(tmp_path, nodata):
     pixels = numbers("float32", bands=1)

@@ -134,3 +134,27 @@ def test_wide_labels_are_exact(tmp_path, value):
     labels, valid = read(path, resampling="nearest", dtype="int64")
     np.testing.assert_array_equal(labels, [[[value, 0]]])
     np.testing.assert_array_equal(valid, [[True, False]])
+
+
+def test_bands_of_several_types_are_read_together(tmp_path):
+    pixels = np.array([[[1, 2, 3]], [[4, 5, 70_000]]], np.float32)
+    write(tmp_path / "a.tif", pixels)
+    band = '<VRTRasterBand dataType="{}" band="{}"><NoDataValue>{}</NoDataValue><SimpleSource>'
+    band += '<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>{}</SourceBand>'
+    band += "</SimpleSource></VRTRasterBand>"
+    bands = band.format("Byte", 1, 1, 1) + band.format("Int32", 2, 5, 2)
+    path = tmp_path / "a.vrt"
+    path.write_text(
+        '<VRTDataset rasterXSize="3" rasterYSize="1"><SRS>EPSG:32633</SRS>'
+        f"<GeoTransform>0,10,0,0,0,-10</GeoTransform>{bands}</VRTDataset>"
+    )
+    found, valid = read(path)
+    assert valid.tolist() == [[False, False, True]]
+    assert found[:, 0, 2].tolist() == [3, 70_000]
+
+
+def test_pixels_that_scaling_makes_infinite_are_invalid(tmp_path):
+    path = write(tmp_path / "a.tif", np.array([[[1, 2]], [[1, 20_000]]], "int16"), scales=(1, 1e35))
+    found, valid = read(path)
+    assert valid.tolist() == [[True, False]]
+    np.testing.assert_allclose(found, [[[1, 0]], [[1e35, 0]]], rtol=1e-6)
