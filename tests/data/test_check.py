@@ -18,7 +18,7 @@ from shapely.geometry import box
 from rsseg import modality, preparation, recipe
 from rsseg.classmap import ClassMap, LandClass
 from rsseg.data.check import Options, check, coverage, page, scan
-from rsseg.data.check.findings import share
+from rsseg.data.check.files import share
 from rsseg.data.check.report import Finding, one_line
 from rsseg.data.check.tally import Sketch, Tally, cell_of
 from rsseg.data.scenes import Polygons, Scene, Scenes, Source

@@ -13,7 +13,7 @@ import numpy as np
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from rsseg.data.check.findings import share
+from rsseg.data.check.files import share
 from rsseg.data.check.report import (
     FileReport,
     Finding,
