@@ -17,7 +17,7 @@ from rsseg.cli import console
 from rsseg.data import survey, tables
 from rsseg.data.check import Options, coverage, page
 from rsseg.data.check import check as examine
-from rsseg.data.check.findings import share
+from rsseg.data.check.files import share
 from rsseg.data.check.report import LEVELS, Finding, LayerReport, Level, Report, SceneReport, one_line
 from rsseg.data.scenes import Scene, Scenes, Source, only
 from rsseg.data.tiles import open_scenes

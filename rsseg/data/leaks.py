@@ -14,18 +14,37 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod
-from shapely import STRtree, box, make_valid, segmentize
+from shapely import (
+    MultiPoint,
+    Point,
+    Polygon,
+    STRtree,
+    box,
+    get_coordinates,
+    get_parts,
+    make_valid,
+    segmentize,
+)
 from shapely.geometry.base import BaseGeometry
 
 from rsseg.data.scenes import Scene, Scenes
 from rsseg.errors import SceneError
+from rsseg.geo import globe
 from rsseg.raster.location import Location
 from rsseg.raster.read import reference_grid
 
 _EDGE = 1.0
 """Pixels of the coarser grid by which neighbours' edges may differ: half-pixel conventions, reprojection."""
+_THIN = 0.1
+"""Of the smaller area's side, at most: a scene smaller than a pixel of another may lie in it."""
+_MOST = 0.5
+"""Of the smaller area: what is shared beyond it is no edge, however thin the area."""
 _PIECES = 200
 """An outline's edges are cut into at least so many pieces per side before they are reprojected."""
+_WIDE = 60.0
+"""Degrees along either axis beyond which areas are compared on a map of the whole Earth."""
+_WORLD = "EPSG:6933"
+"""That map: cylindrical, equal-area."""
 _EARTH = box(-180, -90, 180, 90)
 
 
@@ -74,9 +93,10 @@ class _Ground:
 def find(scenes: Scenes, gsd: float | None = None) -> list[Leak]:
     """Returns every overlap between areas of different splits.
 
-    Areas overlap where something is left of what they share once a pixel (of the coarser grid) is taken off
-    all around: neighbours that touch, or whose edges differ by half-pixel conventions or by reprojection,
-    do not.  Scenes without georeferencing overlap if they name the same file.
+    Areas overlap where something is left of what they share once a pixel (of the coarser grid, or a tenth of
+    the smaller area's side) is taken off all around, or where they share most of the smaller one: neighbours
+    that touch, or whose edges differ by half-pixel conventions or by reprojection, do not.  Scenes without
+    georeferencing overlap if they name the same file.
 
     Args:
         scenes: with their splits; rows without one take no part.
@@ -124,7 +144,7 @@ def _near(grounds: Sequence[_Ground]) -> Iterator[tuple[_Ground, _Ground]]:
 
 def _bounds(ground: _Ground) -> BaseGeometry:
     """Returns a box in degrees; all longitudes where the area may cross the antimeridian."""
-    west, south, east, north = _moved(ground, "EPSG:4326").bounds
+    west, south, east, north = _degrees(ground).bounds
     margin = 0.01 * max(east - west, north - south)
     if not np.isfinite([west, south, east, north]).all():
         return _EARTH
@@ -157,9 +177,11 @@ def _leak(one: _Ground, other: _Ground) -> Leak | None:
     plane = _plane(one, other)
     first, second = _moved(one, plane), _moved(other, plane)
     shared = first.intersection(second)
-    if shared.is_empty or shared.buffer(-_EDGE * _pixel(one, other, plane), join_style="mitre").is_empty:
+    least = min(first.area, second.area)
+    edge = min(_EDGE * _pixel(one, other, plane), _THIN * sqrt(least))
+    share = shared.area / least if least else 0.0
+    if share <= _MOST and shared.buffer(-edge, join_style="mitre").is_empty:
         return None
-    share = shared.area / min(first.area, second.area)
     return Leak(
         one.scene.id, other.scene.id, (one.split, other.split), _square_metres(shared, plane), float(share)
     )
@@ -169,6 +191,8 @@ def _plane(one: _Ground, other: _Ground) -> str | None:
     """Returns the CRS in which two areas are compared: their own if it is a plane, else one made for them."""
     if one.crs is None or (one.crs == other.crs and not CRS(one.crs).is_geographic):
         return one.crs
+    if _is_wide(one) or _is_wide(other):
+        return _WORLD
     centre = _moved(one, "EPSG:4326").centroid
     return f"+proj=laea +lat_0={centre.y:.6f} +lon_0={centre.x:.6f} +datum=WGS84 +units=m"
 
@@ -188,14 +212,58 @@ def _moved(ground: _Ground, crs: str | None) -> BaseGeometry:
     """Returns the area in another CRS; its edges become curves there."""
     if ground.crs == crs:
         return ground.area
-    west, south, east, north = ground.area.bounds
-    fine = segmentize(ground.area, max(east - west, north - south) / _PIECES)
-    moved: BaseGeometry = make_valid(gpd.GeoSeries([fine], crs=ground.crs).to_crs(crs).iloc[0])
-    return moved
+    if crs == _WORLD:
+        return _transformed(_degrees(ground), "EPSG:4326", crs)
+    return _transformed(ground.area, ground.crs, crs)
+
+
+def _degrees(ground: _Ground) -> BaseGeometry:
+    """Returns the area in degrees, longitudes from -180 to 180; whole also where it holds a pole."""
+    moved = _transformed(ground.area, ground.crs, "EPSG:4326")
+    projected = not CRS(ground.crs).is_geographic
+    pole = _pole_in(ground) if projected else None
+    if pole is None:
+        return globe.cut(moved, projected=projected)
+    points = get_coordinates(moved)
+    around = points[np.argsort(points[:, 0])]
+    first, last = around[0, 1], around[-1, 1]
+    ends = [(180, last), (180, pole), (-180, pole), (-180, first)]
+    ring: BaseGeometry = make_valid(Polygon([*around.tolist(), *ends]))
+    return ring
+
+
+def _pole_in(ground: _Ground) -> float | None:
+    """Returns the latitude of the pole that an area holds."""
+    poles = gpd.GeoSeries([Point(0, 90), Point(0, -90)], crs="EPSG:4326").to_crs(ground.crs)
+    held = [np.isfinite(p.x) and np.isfinite(p.y) and ground.area.contains(p) for p in poles]
+    return 90.0 if held[0] else -90.0 if held[1] else None
+
+
+def _is_wide(ground: _Ground) -> bool:
+    if not CRS(ground.crs).is_geographic and _pole_in(ground) is not None:
+        return False
+    sides = [part.bounds for part in get_parts(_degrees(ground))]
+    return any(max(east - west, north - south) > _WIDE for west, south, east, north in sides)
+
+
+def _transformed(area: BaseGeometry, own: str | None, crs: str | None) -> BaseGeometry:
+    """Returns an outline in another CRS; points that have no place there are left out."""
+    west, south, east, north = area.bounds
+    fine = segmentize(area, max(east - west, north - south) / _PIECES)
+    moved = gpd.GeoSeries([fine], crs=own).to_crs(crs).iloc[0]
+    points = get_coordinates(moved)
+    placed = np.isfinite(points).all(1)
+    if not placed.all():
+        hull: BaseGeometry = MultiPoint(points[placed]).convex_hull
+        return hull
+    found: BaseGeometry = make_valid(moved)
+    return found
 
 
 def _square_metres(area: BaseGeometry, plane: str | None) -> float | None:
     if plane is None:
         return None
+    if plane == _WORLD:
+        return float(area.area)
     earth: npt.NDArray[np.object_] = gpd.GeoSeries([area], crs=plane).to_crs("EPSG:4326").to_numpy()
     return abs(float(Geod(ellps="WGS84").geometry_area_perimeter(earth[0])[0]))

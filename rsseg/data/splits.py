@@ -42,6 +42,8 @@ def by_config(scenes: Scenes, shares: Shares) -> Scenes:
     if any(scene.split == "val" for scene in scenes) or shares.val == 0:
         return scenes
     train = [scene.id for scene in scenes if scene.split == "train"]
+    if not train:
+        return scenes  # to be evaluated, not trained on
     if len(train) < 2:
         raise SceneError(
             f"{len(train)} training scenes, none for validation; add scenes or use data.split=blocks"

@@ -92,6 +92,20 @@ def test_the_antimeridian_is_one_line(scene):
     assert len(leaks.find(table(over, utm))) == 1
 
 
+def test_scenes_of_the_whole_earth_and_around_poles_hold_small_ones(scene):
+    def at(crs, gsd, left, top):
+        return {"crs": crs, "transform": Affine(gsd, 0, left, 0, -gsd, top)}
+
+    small = scene("train")
+    for west in (-180, 0):
+        world = scene("test", **at("EPSG:4326", 3.6, west, 180))  # rows beyond the poles, as some have
+        (leak,) = leaks.find(table(small, world))
+        assert leak.area_m2 == pytest.approx(10_000, rel=0.02)
+    arctic = scene("val", **at("EPSG:3413", 10_000, -500_000, 500_000))
+    assert len(leaks.find(table(arctic, scene("train", **at("EPSG:4326", 1e-3, 10, 89))))) == 1
+    assert leaks.find(table(arctic, small)) == []
+
+
 def test_without_georeferencing_the_same_file_leaks(scene, tmp_path):
     one, other = scene("train", crs=None), scene("val", crs=None)
     assert leaks.find(table(one, other)) == []

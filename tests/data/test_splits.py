@@ -1,5 +1,7 @@
 """Laws of splitting by area: disjoint, apart, complete, reproducible."""
 
+from dataclasses import replace
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -261,6 +263,12 @@ def test_other_seeds_take_other_scenes():
 def test_a_split_with_validation_scenes_stays():
     assert splits.by_config(configured(3, val=1), SHARES) == configured(3, val=1)
     assert splits.by_config(configured(3), Shares(0.0, 0.3, 1)) == configured(3)
+
+
+def test_scenes_that_are_only_for_test_need_no_validation():
+    scenes = configured(1)
+    scenes = replace(scenes, rows=tuple(replace(scene, split="test") for scene in scenes))
+    assert splits.by_config(scenes, SHARES) == scenes
 
 
 def test_one_training_scene_cannot_be_shared():
