@@ -23,6 +23,7 @@ from rsseg.errors import RssegError, SceneError
 from rsseg.raster.location import Files, Location, locate, stem
 from rsseg.raster.read import reference_grid
 
+_VERSIONS = {(0, 8), (0, 10)}
 _WHOLE = 0.999
 """Share of a file's footprint that an index must cover to mean all of it; corners move when reprojected."""
 
@@ -96,9 +97,9 @@ def require_version() -> None:
         RssegError: it is of another.
     """
     version = torchgeo.__version__
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) != (0, 8):
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) not in _VERSIONS:
         raise RssegError(
-            f"torchgeo {version} is installed; expected 0.8, since 0.9 keeps bounds as float32: "
+            f"torchgeo {version} is installed; expected 0.8 or 0.10, whose queries and samples are known: "
             "python -m pip install 'torchgeo==0.8.*'"
         )
 

@@ -81,9 +81,9 @@ class SceneDataset(GeoDataset):
     """Scenes, read by rsseg wherever torchgeo asks.
 
     A sample holds `image` (channels of all modalities in their order, float32, 0 where invalid), `valid`
-    (modalities, H, W), `mask` (H, W) of class ids if there is a class map, `crs` and `bounds`.  Where scenes
-    overlap, the first valid one counts.  Labels outside the part of a scene that belongs to its split are
-    ignored.
+    (modalities, H, W), `mask` (H, W) of class ids if there is a class map, `crs` and `bounds`; with torchgeo
+    0.10 `bounds` and `transform`, as float64 tensors, and no `crs`.  Where scenes overlap, the first valid one
+    counts.  Labels outside the part of a scene that belongs to its split are ignored.
     """
 
     def __init__(
@@ -119,10 +119,22 @@ class SceneDataset(GeoDataset):
         shape = (round((y.stop - y.start) / y.step), round((x.stop - x.start) / x.step))
         grid = GeoBox(shape, Affine(x.step, 0, x.start, 0, -y.step, y.stop), str(self.crs))
         chosen = sorted(set(rows))
-        sample: dict[str, Any] = {"crs": self.crs, "bounds": query, **self._images(grid, chosen)}
+        sample: dict[str, Any] = {**self._place(x, y, t, grid), **self._images(grid, chosen)}
         if self.class_map is not None:
             sample["mask"] = self._mask(grid, chosen, self.class_map)
         return sample if self.transforms is None else self.transforms(sample)
+
+    def _place(self, x: slice, y: slice, t: slice, grid: GeoBox) -> dict[str, Any]:
+        if not hasattr(self, "_slice_to_tensor"):  # torchgeo 0.8
+            return {"crs": self.crs, "bounds": (x, y, t)}
+        # tensors, but not torchgeo's float32: at a northing of 5 800 000 m that is half a metre off
+        times = [pd.Timestamp(time).timestamp() for time in (t.start, t.stop)]
+        edges = [x.start, x.stop, x.step, y.start, y.stop, y.step, *times, t.step or 1]
+        transform = torch.tensor(tuple(grid.affine)[:9], dtype=torch.float64)
+        return {
+            "bounds": torch.tensor([float(edge) for edge in edges], dtype=torch.float64),
+            "transform": transform,
+        }
 
     def _images(self, grid: GeoBox, chosen: Sequence[int]) -> dict[str, Tensor]:
         window = Window(0, 0, *grid.shape)

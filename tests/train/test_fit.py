@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import rasterio
 import torch
 import yaml
+from rasterio.errors import NotGeoreferencedWarning
 
 from rsseg import facts
 from rsseg.checkpoint import load_model
@@ -566,3 +568,25 @@ def test_two_processes_see_what_one_sees_in_batches_of_twice_the_size(sampler, c
     assert two[0]["drawn"] == one["drawn"]
     assert all(a != b for a, b in zip(two[0]["drawn"], two[1]["drawn"], strict=True))
     assert len(rows(tmp_path / "two" / "run")) == 2
+
+
+def test_scenes_without_georeferencing_are_told_once(city, tmp_path):
+    """The city's files as they would be without their tags: readable, of one size, without a place."""
+    bare = tmp_path / "bare"
+    for path in city.rglob("*.tif"):
+        with rasterio.open(path) as file:
+            pixels, nodata = file.read(), file.nodata
+        there = bare / path.relative_to(city)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shape = dict(zip(("count", "height", "width"), pixels.shape, strict=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(
+                there, "w", driver="GTiff", dtype=pixels.dtype, nodata=nodata, **shape
+            ) as file:
+                file.write(pixels)
+    lines: list[str] = []
+    fit(recipe_of(bare, "train.epochs=1"), tmp_path / "run", say=lines.append)
+    assert [line for line in lines if "georeferencing" in line] == [
+        "scenes: 3 train, 1 val; 4 of them without georeferencing, their maps will have no place"
+    ]
