@@ -82,7 +82,7 @@ class SceneDataset(GeoDataset):
 
     A sample holds `image` (channels of all modalities in their order, float32, 0 where invalid), `valid`
     (modalities, H, W), `mask` (H, W) of class ids if there is a class map, `crs` and `bounds`; with torchgeo
-    0.10 `bounds` and `transform`, as float64 tensors, and no `crs`.  Where scenes overlap, the first valid one
+    0.10 `bounds` and `transform` as float64 tensors and no `crs`.  Where scenes overlap, the first valid one
     counts.  Labels outside the part of a scene that belongs to its split are ignored.
     """
 
