@@ -5,12 +5,9 @@ equal bytes.  Nothing is unpickled.
 """
 
 import json
-import platform
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rsseg import facts
 from rsseg.classmap import ClassMap
 from rsseg.errors import CheckpointError, RssegError
+from rsseg.header import FORMAT, KEY, header_of, unfit, versions
 from rsseg.modality import Modality, Statistics
 from rsseg.models.catalogue import build
 from rsseg.models.segmenter import Segmenter
 from rsseg.recipe import Recipe
-
-FORMAT = 1
-"""Version of the header's layout."""
-
-_KEY = "rsseg"
-_LARGEST_HEADER = 100_000_000
-"""Bytes; safetensors' own limit."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ def save_model(
     }
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+        part.write_bytes(save(tensors, metadata={KEY: json.dumps(header, sort_keys=True)}))
         part.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free the disk") from error
@@ -122,11 +112,13 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         CheckpointError: no such file, no model file, damaged, or of another version.
     """
-    header = _parsed(_content(path), path)
+    header = header_of(path)
+    modalities = {modality.name: modality for modality in header.modalities}
+    known = Facts(header.recipe, modalities, header.class_map, header.statistics)
     try:
-        segmenter = header.facts.network(weights=None)
+        segmenter = known.network(weights=None)
     except RssegError as error:
-        raise _unfit(path, error) from error
+        raise unfit(path, error) from error
     try:
         state = _tensors(path)
         segmenter.load_state_dict(state | {name: state[twin] for name, twin in header.shared.items()})
@@ -135,87 +127,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         raise CheckpointError(
             f"{path}: weights do not fit the network ({reason}); train or copy it again"
         ) from error
-    return Model(header.facts, segmenter.to(device).eval(), header.training, header.versions)
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Returns what a model file says about itself, without reading the weights.
-
-    Raises:
-        CheckpointError: no such file, no model file, damaged, or of another version.
-    """
-    content = _content(path)
-    _parsed(content, path)
-    return content
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on."""
-    packages = ("rsseg", "torch", "segmentation-models-pytorch", "timm")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-class _Header(facts.Fact):
-    format: int
-    recipe: Recipe
-    modalities: tuple[Modality, ...]
-    class_map: ClassMap
-    statistics: dict[str, Statistics]
-    shared: dict[str, str]
-    """Name → the name under which a tensor of the same memory is kept."""
-    training: dict[str, Any]
-    versions: dict[str, str]
-
-    @property
-    def facts(self) -> Facts:
-        modalities = {modality.name: modality for modality in self.modalities}
-        return Facts(self.recipe, modalities, self.class_map, self.statistics)
-
-
-def _parsed(content: Mapping[str, Any], path: Path) -> _Header:
-    found = content.get("format")
-    if found != FORMAT:
-        made = content["versions"].get("rsseg") if isinstance(content.get("versions"), dict) else None
-        raise CheckpointError(
-            f"{path}: model file of format {found} (rsseg {made or 'unknown'}); this rsseg "
-            f"{version('rsseg')} reads format {FORMAT}: use that version, or train again"
-        )
-    try:
-        return facts.parse(_Header, content, "header")
-    except RssegError as error:
-        raise _unfit(path, error) from error
-
-
-def _unfit(path: Path, error: RssegError) -> CheckpointError:
-    return CheckpointError(f"{path}: does not fit this rsseg ({error}); train or copy it again")
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """Returns the header as it stands in the file."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give a model file such as runs/NAME/best.safetensors")
-    try:
-        _require_safetensors(path)
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-        content = None if text is None else json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged or incomplete ({error}); train or copy it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path}: safetensors, but not written by rsseg; give runs/NAME/best.safetensors"
-        )
-    return content
-
-
-def _require_safetensors(path: Path) -> None:
-    """Pickles and TorchScript archives begin otherwise; they can run code and are never opened."""
-    with path.open("rb") as file:
-        start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= min(_LARGEST_HEADER, path.stat().st_size):
-        hint = "last.ckpt is for `rsseg train --resume` alone; " if path.suffix == ".ckpt" else ""
-        raise CheckpointError(f"{path}: not a safetensors model file; {hint}give runs/NAME/best.safetensors")
+    return Model(known, segmenter.to(device).eval(), header.training, header.versions)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rsseg import checkpoint, classmap, modality
-from rsseg.checkpoint import Facts, load_model, read_header, save_model
+from rsseg.checkpoint import Facts, load_model, save_model
 from rsseg.errors import CheckpointError
+from rsseg.header import read_header
 from rsseg.modality import Statistics
 from rsseg.recipe import Recipe
 

@@ -11,7 +11,6 @@ import typer
 
 from rsseg import __version__, classmap, datasets, facts, modality, preparation
 from rsseg import recipe as recipes
-from rsseg.checkpoint import read_header
 from rsseg.classmap import ClassMap
 from rsseg.cli import console
 from rsseg.data import survey, tables
@@ -22,6 +21,7 @@ from rsseg.data.check.report import LEVELS, Finding, LayerReport, Level, Report,
 from rsseg.data.scenes import Scene, Scenes, Source, only
 from rsseg.data.tiles import open_scenes
 from rsseg.errors import GridError, RasterError, RssegError, SceneError
+from rsseg.header import read_header
 from rsseg.modality import Modality, Statistics
 from rsseg.raster.location import Location, locate, stem
 from rsseg.recipe import Recipe

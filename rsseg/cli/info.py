@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from rsseg import facts
-from rsseg.checkpoint import read_header
 from rsseg.cli import console
+from rsseg.header import read_header
 from rsseg.modality import PERCENTILES, Statistics
 
 app = typer.Typer(add_completion=False)
