@@ -141,9 +141,10 @@ def _of_recipe(name: str, overrides: Sequence[str]) -> Subject:
     class_map = preparation.class_map_of(recipe.data)
     try:
         scenes = preparation.split_scenes(recipe, list(modalities))
-    except (RasterError, GridError) as error:  # the broken file is found again below, with all others
+    except (RasterError, GridError, SceneError) as error:  # broken files are found again, with all others
         data = recipe.data
-        found = datasets.scenes(recipes.expand(data.root), datasets.load(data.dataset), data.order)
+        described = datasets.load(data.dataset)
+        found = datasets.scenes(recipes.expand(data.root), described, data.order, complete=False)
         reason = f"scenes cannot be split: {error}"
         return Subject(recipe.name, only(found, data.order), modalities, class_map, {}, data.gsd, reason)
     statistics = _cached(recipe, scenes, modalities)
@@ -167,7 +168,7 @@ def _of_scenes(path: Path, dataset: str | None) -> Subject:
         raise SceneError(f"{path}: is a folder; say how it is laid out by --dataset NAME")
     if config is None:
         return Subject(path.name, tables.read_scenes(path, complete=False))
-    scenes = datasets.scenes(path, config)
+    scenes = datasets.scenes(path, config, complete=False)
     known = {name: modality.load(layer.modality or name) for name, layer in config.modalities.items()}
     return Subject(
         path.name, scenes, known, None if config.classes is None else classmap.load(config.classes)

@@ -112,7 +112,7 @@ def load(name: str) -> Folder:
     return facts.load(Folder, "configs/datasets", name)
 
 
-def scenes(root: Path, config: Folder, wanted: Sequence[str] = ()) -> Scenes:
+def scenes(root: Path, config: Folder, wanted: Sequence[str] = (), *, complete: bool = True) -> Scenes:
     """Returns the scenes that a folder holds, or a scene table names.
 
     Args:
@@ -122,13 +122,14 @@ def scenes(root: Path, config: Folder, wanted: Sequence[str] = ()) -> Scenes:
         config: the data set's description.
         wanted: modalities that are taken of a table, which need not have all; those of the config if none
             are named.
+        complete: whether a file of a table that is gone is refused here, or left to whoever opens it.
 
     Raises:
         SceneError: the root is missing, holds nothing that fits, or a scene lacks one of its band files or
             has two; a table is wrong.
     """
     if is_table(root):
-        return _from_table(root, config, wanted)
+        return _from_table(root, config, wanted, complete=complete)
     if not root.is_dir():
         raise SceneError(
             f"data.root {root}: no such folder; put the data set there or set data.root=PATH, a folder or a "
@@ -152,8 +153,8 @@ def scenes(root: Path, config: Folder, wanted: Sequence[str] = ()) -> Scenes:
     return Scenes(rows, tuple(config.modalities))
 
 
-def _from_table(path: Path, config: Folder, wanted: Sequence[str]) -> Scenes:
-    table = read_scenes(path, wanted or list(config.modalities))
+def _from_table(path: Path, config: Folder, wanted: Sequence[str], *, complete: bool) -> Scenes:
+    table = read_scenes(path, wanted or list(config.modalities), complete=complete)
     splits = config.splits if all(scene.split is None for scene in table) else {}
     rows = tuple(
         replace(

@@ -195,3 +195,18 @@ def test_an_area_elsewhere_is_told(write_raster, tmp_path, capsys):
     found = [(f["scene"], f["code"]) for f in json.loads(printed)["findings"] if f["level"] == "error"]
     assert code == 1
     assert found == [("two", "area")]
+
+
+def test_every_file_of_a_recipes_table_that_is_gone_is_told(city, city_recipe, tmp_path, capsys):
+    rows = ["id,split,rgb,dsm,label"]
+    for scene, split in (("train_000", "train"), ("train_001", "train"), ("val_000", "val")):
+        gone = "" if scene == "train_000" else "gone_"
+        files = (f"rgb/{gone}{scene}.tif", f"dsm/{scene}.tif", f"labels/{scene}.tif")
+        rows.append(",".join([scene, split, *(str(city / file) for file in files)]))
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(rows))
+    code, printed, _ = run(capsys, city_recipe, f"data.root={path}", "--json", "--quiet", "--no-files")
+    told = [found["message"] for found in json.loads(printed)["findings"] if found["level"] == "error"]
+    assert code == 1
+    for name in ("gone_train_001.tif", "gone_val_000.tif"):
+        assert any(name in line and "scenes cannot be split" not in line for line in told)
