@@ -24,7 +24,7 @@ from rsseg.geo import Window
 from rsseg.raster import handles, sampling, warp
 from rsseg.raster.control import Control
 from rsseg.raster.handles import Raster
-from rsseg.raster.location import Files, Location
+from rsseg.raster.location import Files, Location, locate
 from rsseg.raster.mosaic import Mosaic, mosaic
 from rsseg.raster.validity import Bools, Pixels
 
@@ -285,10 +285,10 @@ class _Overlay:
 def _sheets(item: Files, described: Callable[[Location], Raster]) -> tuple[Sheet, ...]:
     """Returns a file, tiles as one raster, or tiles that do not lie in one grid."""
     if not isinstance(item, tuple):
-        return (described(item),)
+        return (described(locate(item)),)
     if not item:
         raise RasterError("a mosaic without tiles; expected at least one file: check the scene's files")
-    rasters = tuple(described(path) for path in item)
+    rasters = tuple(described(locate(path)) for path in item)
     if len(rasters) == 1:
         return rasters
     joined = mosaic(rasters)

@@ -690,3 +690,12 @@ def reprojected(path, grid, look):
         place = GeoBox(dataset.shape, dataset.transform, dataset.crs.to_wkt())
         pixels = dataset.read(1)
         return warped(pixels, place, grid, look, nodata=int(dataset.nodata)), place, pixels.astype(float)
+
+
+def test_text_that_is_a_local_path_is_one(folder):
+    grid = grid_at("EPSG:32632", (20, 30))
+    path = fresh(folder, noise(grid.shape)[0], grid)
+    reader = plan([str(path)], reference_grid([str(path)]))
+    assert reader == plan([path], grid)
+    with pytest.raises(RasterError, match=r"gone\.tif: no such file"):
+        plan([str(folder / "gone.tif")], grid)
