@@ -22,7 +22,7 @@ from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Bools, Floats, Modality, Statistics
 from rsseg.raster import vector
-from rsseg.raster.handles import describe
+from rsseg.raster.handles import describe, quiet
 from rsseg.raster.read import Reader, coverage, plan, reference_grid
 from rsseg.raster.vector import VectorFile, VectorReader
 
@@ -79,7 +79,8 @@ class OpenScene:
         if self.scene.area is None:
             return np.ones(window.shape, np.bool_)
         transform = self.grid[window.slices].transform
-        mask: Bools = geometry_mask([self.scene.area], window.shape, transform, invert=True)
+        with quiet():
+            mask: Bools = geometry_mask([self.scene.area], window.shape, transform, invert=True)
         return mask
 
 

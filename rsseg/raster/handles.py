@@ -134,6 +134,7 @@ class Raster:
             valid = validity.read(dataset, self.rule, pixels, part)
         except _FAILURES:
             _pools.mine.pop((self.path, self.stamp), None)
+            dataset.close()
             raise
         if pixels.dtype.kind == "c":
             pixels = np.abs(pixels, out=np.zeros(pixels.shape, self.dtype), where=valid)
@@ -208,12 +209,16 @@ def opened(path: Location, stamp: Stamp, check: Callable[[Any], None] | None = N
     pool = _pools.mine
     key = path, stamp
     if key not in pool:
-        dataset = _open(path)
-        if check is not None:
-            check(dataset)
-        pool[key] = dataset
-        if len(pool) > _OPEN:
+        while len(pool) >= _OPEN:
             pool.popitem(last=False)[1].close()
+        dataset = _open(path)
+        try:
+            if check is not None:
+                check(dataset)
+        except RasterError:
+            dataset.close()
+            raise
+        pool[key] = dataset
     pool.move_to_end(key)
     return pool[key]
 
@@ -228,7 +233,7 @@ def reason(failure: BaseException) -> str:
 
 def _open(path: Location) -> Any:
     try:
-        with _quiet(), _environment(path):
+        with quiet(), _environment(path):
             return _patient(path, lambda: rasterio.open(path))
     except _FAILURES as failure:
         if isinstance(path, Path) and not path.exists():
@@ -258,7 +263,8 @@ def _patient(path: Location, read: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Keeps rasterio from warning of files without georeferencing, whatever threads do meanwhile."""
     # `warnings` keeps its filters per process: two threads changing them at once would leave them changed.
     # Inside an Env GDAL reports to Python's logging, not to stderr; reads are silent and faster without.
     with _locks.setdefault(os.getpid(), threading.Lock()), rasterio.Env(), warnings.catch_warnings():

@@ -27,6 +27,7 @@ from rsseg.classmap import ClassMap
 from rsseg.errors import RasterError, SceneError
 from rsseg.facts import IGNORED, nearest
 from rsseg.geo import Window
+from rsseg.raster.handles import quiet
 from rsseg.raster.location import Location, exists
 
 Ids = npt.NDArray[np.uint8]
@@ -309,20 +310,15 @@ def _burnt(key: _Key, row: int, col: int) -> Ids:
     near = np.sort(polygons.tree.query(shapely.box(col - 1, row - 1, col + _BLOCK + 1, row + _BLOCK + 1)))
     if not len(near):
         return np.full((_BLOCK, _BLOCK), reader.outside, np.uint8)
-    return _rasterised(polygons, near, reader, Affine.translation(col, row))
-
-
-def _rasterised(
-    polygons: _Polygons, near: npt.NDArray[np.intp], reader: VectorReader, transform: Affine
-) -> Ids:
-    burnt: Ids = rasterize(
-        zip(polygons.shapes[near], polygons.ids[near].tolist(), strict=True),
-        (_BLOCK, _BLOCK),
-        fill=reader.outside,
-        transform=transform,
-        all_touched=reader.touched,
-        dtype=np.uint8,
-    )
+    with quiet():  # rasterio warns of the block at the origin, whose transform is the identity
+        burnt: Ids = rasterize(
+            zip(polygons.shapes[near], polygons.ids[near].tolist(), strict=True),
+            (_BLOCK, _BLOCK),
+            fill=reader.outside,
+            transform=Affine.translation(col, row),
+            all_touched=reader.touched,
+            dtype=np.uint8,
+        )
     return burnt
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 
 import geopandas as gpd
@@ -11,7 +10,6 @@ import numpy.typing as npt
 import shapely
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import CRSError, ProjError
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import shapes
 from rasterio.io import MemoryFile
 from shapely.geometry import box, shape
@@ -20,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from rsseg.classmap import ClassMap
 from rsseg.data.check.tally import Tally, packed
 from rsseg.geo import globe
-from rsseg.raster.handles import Raster
+from rsseg.raster.handles import Raster, quiet
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -73,7 +71,8 @@ def footprint(tally: Tally, raster: Raster | GeoBox) -> BaseGeometry | None:
     cell = tally.sketch.cell
     seen = tally.seen > 0
     good = _filled((2 * tally.valid >= np.maximum(tally.seen, 1)) & seen, seen)
-    polygons = [shape(found) for found, value in shapes(good.astype(np.uint8), mask=good) if value]
+    with quiet():
+        polygons = [shape(found) for found, value in shapes(good.astype(np.uint8), mask=good) if value]
     if not polygons:
         return None
     pixels = shapely.transform(shapely.union_all(polygons), lambda xy: xy * cell)
@@ -135,12 +134,10 @@ def _png(colours: Bytes, there: npt.NDArray[np.bool_], tally: Tally) -> bytes:
     alpha = np.where(there, 255, 0).astype(np.uint8)
     pixels = np.stack([_filled(band, seen) for band in (*colours, alpha)])
     size = dict(zip(("count", "height", "width"), pixels.shape, strict=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with MemoryFile() as memory:
-            with memory.open(driver="PNG", dtype="uint8", **size) as file:
-                file.write(pixels)
-            return bytes(memory.read())
+    with quiet(), MemoryFile() as memory:
+        with memory.open(driver="PNG", dtype="uint8", **size) as file:
+            file.write(pixels)
+        return bytes(memory.read())
 
 
 def _filled(values: npt.NDArray[np.generic], seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
