@@ -31,7 +31,6 @@ from rsseg.data.scenes import Scene, Scenes
 from rsseg.errors import SceneError
 from rsseg.geo import globe
 from rsseg.raster.location import Location
-from rsseg.raster.read import reference_grid
 
 _EDGE = 1.0
 """Pixels of the coarser grid by which neighbours' edges may differ: half-pixel conventions, reprojection."""
@@ -128,7 +127,7 @@ def require_none(scenes: Scenes, gsd: float | None = None) -> None:
 
 
 def _ground(scene: Scene, order: Sequence[str], gsd: float | None) -> _Ground:
-    grid = reference_grid(scene.reference(order).paths, gsd)
+    grid = scene.grid(order, gsd)
     outline: BaseGeometry = grid.extent.geom
     return _Ground(scene, str(scene.split), grid, outline if scene.area is None else scene.area)
 

@@ -12,8 +12,8 @@ from shapely.geometry.base import BaseGeometry
 
 from rsseg.errors import RasterError, SceneError
 from rsseg.geo import globe
+from rsseg.raster.grids import reference_grid
 from rsseg.raster.location import Files, Location, exists, locate, stem
-from rsseg.raster.read import reference_grid
 
 SPLITS = ("train", "val", "test")
 
@@ -82,6 +82,16 @@ class Scene:
             )
         return self.files[name]
 
+    def grid(self, order: Sequence[str], gsd: float | None = None) -> GeoBox:
+        """Returns the scene's grid: the pixels of its reference, or pixels of `gsd` metres.
+
+        Raises:
+            SceneError: it has none of the modalities in `order`.
+            RasterError: a file cannot be read.
+            GridError: `gsd` is not positive, or is given for files without a CRS.
+        """
+        return reference_grid(self.reference(order).paths, gsd)
+
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
@@ -134,7 +144,7 @@ class Scenes:
 
 def footprint(scene: Scene, order: Sequence[str]) -> BaseGeometry | None:
     """Returns where a scene lies, in EPSG:4326: an index only.  None without georeferencing."""
-    grid = reference_grid(scene.reference(order).paths)
+    grid = scene.grid(order)
     if grid.crs is None:
         return None
     if scene.area is None:

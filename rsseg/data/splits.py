@@ -18,7 +18,6 @@ from shapely.geometry.base import BaseGeometry
 from rsseg.data.scenes import SPLITS, Scene, Scenes, footprint
 from rsseg.errors import SceneError
 from rsseg.geo import Window
-from rsseg.raster.read import reference_grid
 
 _OVERLAP = 0.01
 """Share of a footprint; neighbours' edges differ a little once they are reprojected."""
@@ -70,7 +69,7 @@ def by_blocks(scenes: Scenes, gsd: float | None, block: int, guard: int, shares:
     rng = np.random.default_rng(shares.seed)
     rows: list[Scene] = []
     for scene in scenes:
-        grid = reference_grid(scene.reference(scenes.modalities).paths, gsd)
+        grid = scene.grid(scenes.modalities, gsd)
         cells = [_outline(grid[window.slices]) for window in _blocks(grid, block)]
         rows += _split(scene, grid, _assign(cells, shares, rng), guard)
     return replace(scenes, rows=tuple(rows))
@@ -98,7 +97,7 @@ def by_polygons(scenes: Scenes, gsd: float | None, path: Path, guard: int) -> Sc
     polygons = _read_polygons(path)
     rows: list[Scene] = []
     for scene in scenes:
-        grid = reference_grid(scene.reference(scenes.modalities).paths, gsd)
+        grid = scene.grid(scenes.modalities, gsd)
         if grid.crs is None:
             raise SceneError(f"scene {scene.id}: has no georeferencing, so polygons cannot split it")
         # those elsewhere on Earth may have no place in the scene's CRS

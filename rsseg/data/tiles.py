@@ -22,8 +22,10 @@ from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Bools, Floats, Modality, Statistics
 from rsseg.raster import vector
+from rsseg.raster.grids import coverage, reference_grid
 from rsseg.raster.handles import describe, quiet
-from rsseg.raster.read import Reader, coverage, plan, reference_grid
+from rsseg.raster.location import stamp_of
+from rsseg.raster.read import Reader, plan
 from rsseg.raster.vector import VectorFile, VectorReader
 
 Where = tuple[int, Window]
@@ -99,7 +101,7 @@ def open_scene(
         SceneError: a file lies elsewhere, or has another number of bands than its modality.
         RasterError: a file cannot be read.
     """
-    grid = reference_grid(scene.reference(list(modalities)).paths, gsd)
+    grid = scene.grid(list(modalities), gsd)
     scene = area_in(scene, grid)
     readers = {
         name: _reader(scene, modality, grid) for name, modality in modalities.items() if name in scene.files
@@ -158,7 +160,7 @@ def label_reader(source: Source | Polygons, class_map: ClassMap, grid: GeoBox) -
     """
     if isinstance(source, Source):
         return plan(source.paths, grid, indexes=source.indexes, resampling="nearest", dtype="int64")
-    file = VectorFile(source.path, vector.stamp(source.path), source.layer, source.column)
+    file = VectorFile(source.path, stamp_of(source.path), source.layer, source.column)
     return vector.plan(file, grid, class_map, touched=source.touched, outside=source.outside)
 
 

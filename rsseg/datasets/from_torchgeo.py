@@ -20,8 +20,8 @@ from torchgeo.datasets import GeoDataset, IntersectionDataset, RasterDataset, Un
 
 from rsseg.data.scenes import SPLITS, Polygons, Scene, Scenes, Source
 from rsseg.errors import RssegError, SceneError
+from rsseg.raster.grids import reference_grid
 from rsseg.raster.location import Files, Location, locate, stem
-from rsseg.raster.read import reference_grid
 
 _VERSIONS = {(0, 8), (0, 10)}
 _WHOLE = 0.999

@@ -24,7 +24,7 @@ from rsseg.errors import SceneError
 from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Bools, Modality
-from rsseg.raster.read import Reader, plan, reference_grid
+from rsseg.raster.read import Reader, plan
 from rsseg.raster.vector import VectorReader
 
 _ALWAYS = (pd.Timestamp.min, pd.Timestamp.max)
@@ -61,7 +61,7 @@ def to_torchgeo(
     strange = next((name for name in names if name not in scenes.modalities), None)
     if strange is not None:
         raise SceneError(f"modality {strange!r}; the scenes have {', '.join(scenes.modalities)}")
-    grids = [reference_grid(scene.reference(scenes.modalities).paths) for scene in scenes]
+    grids = [scene.grid(scenes.modalities) for scene in scenes]
     lost = next((s.id for s, grid in zip(scenes, grids, strict=True) if grid.crs is None), None)
     if lost is not None:
         raise SceneError(f"scene {lost}: has no georeferencing, so torchgeo cannot place it")

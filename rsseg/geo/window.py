@@ -45,6 +45,17 @@ class Window:
         """Height and width, pixels."""
         return self.height, self.width
 
+    @property
+    def words(self) -> str:
+        """The window as people count pixels.
+
+        Example:
+            >>> Window(0, 16, 8, 4).words
+            'rows 0-7, columns 16-19'
+        """
+        rows = f"rows {self.row}-{self.row + self.height - 1}"
+        return f"{rows}, columns {self.col}-{self.col + self.width - 1}"
+
     def intersection(self, other: Window) -> Window | None:
         """Returns what two windows of one grid share, or None.
 

@@ -13,8 +13,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 
 from rsseg.errors import RasterError
-from rsseg.raster.handles import Stamp, opened, reason
-from rsseg.raster.location import Location
+from rsseg.raster.handles import opened, reason
+from rsseg.raster.location import Location, Stamp
 
 _DEGREE = 111_320.0
 """Metres of a degree of latitude."""

@@ -26,7 +26,7 @@ from rsseg.errors import RasterError
 from rsseg.geo import Window
 from rsseg.raster import validity
 from rsseg.raster.control import Control, control
-from rsseg.raster.location import Location, is_remote, stem
+from rsseg.raster.location import Location, Stamp, is_remote, stamp_of, stem
 from rsseg.raster.validity import Bools, Pixels
 
 _OPEN = 32
@@ -46,9 +46,6 @@ _RETRIES = 4
 
 _NETWORK = {"GDAL_HTTP_MAX_RETRY": "4", "GDAL_HTTP_RETRY_DELAY": "0.25", "GDAL_HTTP_TIMEOUT": "60"}
 """GDAL's options for files on the network, unless the environment sets them."""
-
-Stamp = tuple[int, int]
-"""Time of change and size of a file, so that a file written anew is opened anew."""
 
 
 Result = TypeVar("Result")
@@ -114,12 +111,10 @@ class Raster:
             with _environment(self.path):
                 return _patient(self.path, lambda: self._read(window, dtype or self.dtype))
         except _FAILURES as failure:
-            rows = f"rows {window.row}-{window.row + window.height - 1}"
-            cols = f"columns {window.col}-{window.col + window.width - 1}"
             damaged = "the file is damaged: copy or download it again"
             advice = "check the connection" if is_remote(self.path) else damaged
             raise RasterError(
-                f"{self.path}: {rows}, {cols} cannot be read ({reason(failure)}); {advice}"
+                f"{self.path}: {window.words} cannot be read ({reason(failure)}); {advice}"
             ) from failure
 
     def _read(self, window: Window, dtype: str) -> tuple[Pixels, Bools]:
@@ -169,7 +164,7 @@ def describe(
         RasterError: no raster, unknown bands, a size that the file cannot hold, or a place that only RPCs or
             geolocation arrays tell.
     """
-    stamp = _stamp(path)
+    stamp = stamp_of(path)
     with _environment(path), rasterio.Env():
         dataset = opened(path, stamp)
         try:
@@ -270,16 +265,6 @@ def quiet() -> Iterator[None]:
     with _locks.setdefault(os.getpid(), threading.Lock()), rasterio.Env(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
-
-
-def _stamp(path: Location) -> Stamp:
-    if isinstance(path, str):
-        return 0, 0
-    try:
-        facts = path.stat()
-    except OSError:
-        return 0, 0
-    return facts.st_mtime_ns, facts.st_size
 
 
 def _checked(path: Location, indexes: Sequence[int] | None, count: int, alpha: int | None) -> tuple[int, ...]:

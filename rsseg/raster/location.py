@@ -13,6 +13,9 @@ Location = Path | str
 Files = Location | tuple[Location, ...]
 """One file, or the tiles of a mosaic: where they overlap, the first valid one counts."""
 
+Stamp = tuple[int, int]
+"""Time of change and size of a file, so that a file written anew is opened anew."""
+
 _SCHEMES = {
     "http": "/vsicurl/http://",
     "https": "/vsicurl/https://",
@@ -56,6 +59,17 @@ def is_remote(location: Location) -> bool:
 def exists(location: Location) -> bool:
     """Returns whether a local file is there; virtual ones are taken to be, until they are opened."""
     return isinstance(location, str) or location.is_file()
+
+
+def stamp_of(location: Location) -> Stamp:
+    """Returns a local file's stamp; zeros of any other, and of one that is gone."""
+    if isinstance(location, str):
+        return 0, 0
+    try:
+        facts = location.stat()
+    except OSError:
+        return 0, 0
+    return facts.st_mtime_ns, facts.st_size
 
 
 def stem(location: Location) -> str:

@@ -1,6 +1,6 @@
 """Several files that are tiles of one raster."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from rsseg.geo import Window
 from rsseg.raster import warp
 from rsseg.raster.control import Control
 from rsseg.raster.handles import Raster
-from rsseg.raster.location import Location
+from rsseg.raster.location import Files, Location, locate
 from rsseg.raster.validity import Bools, Pixels
 
 _OFF = 1e-3
@@ -79,6 +79,31 @@ class Mosaic:
             np.copyto(pixels[:, rows, cols], found, where=good, casting="same_kind")
             valid[rows, cols] |= good
         return pixels, valid
+
+
+Sheet = Raster | Mosaic
+"""What has one grid: a file, or tiles that make one raster."""
+
+
+def sheets_of(item: Files, described: Callable[[Location], Raster]) -> tuple[Sheet, ...]:
+    """Returns a file, tiles as one raster, or tiles that do not lie in one grid.
+
+    Args:
+        item: a file, or tiles.
+        described: says what reads must know of a file.
+
+    Raises:
+        RasterError: a file cannot be read; tiles differ in their bands, or have no georeferencing.
+    """
+    if not isinstance(item, tuple):
+        return (described(locate(item)),)
+    if not item:
+        raise RasterError("a mosaic without tiles; expected at least one file: check the scene's files")
+    rasters = tuple(described(locate(path)) for path in item)
+    if len(rasters) == 1:
+        return rasters
+    joined = mosaic(rasters)
+    return rasters if joined is None else (joined,)
 
 
 def mosaic(rasters: Sequence[Raster]) -> Mosaic | None:

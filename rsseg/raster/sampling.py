@@ -108,7 +108,7 @@ def bilinear(pixels: Pixels, field: Field, factors: tuple[int, int], start: tupl
     scales = [2.0 / (length * factor) for length, factor in zip(pixels.shape[1:], factors, strict=True)]
     shifts = [-2.0 * first / length - 1.0 for first, length in zip(start, pixels.shape[1:], strict=True)]
     grid = field.moved(np.array(scales[::-1]), np.array(shifts[::-1]))
-    return _between(pixels, np.moveaxis(grid, 0, -1))
+    return _interpolated(pixels, np.moveaxis(grid, 0, -1))
 
 
 def sample(pixels: Pixels, valid: Bools, at: Places, start: tuple[int, int]) -> tuple[Pixels, Bools]:
@@ -157,10 +157,10 @@ def _bilinear(pixels: Pixels, at: Places, start: Sequence[int]) -> Pixels:
         grid[..., 1 - axis] += (0.5 - first) * scale - 1.0
     if not at.inside.all():
         grid[~at.inside] = 0.0
-    return _between(pixels, grid)
+    return _interpolated(pixels, grid)
 
 
-def _between(pixels: Pixels, grid: Floats) -> Pixels:
+def _interpolated(pixels: Pixels, grid: Floats) -> Pixels:
     """Returns pixels at places, (H, W, 2), that count from -1 at one edge to 1 at the other."""
     source = torch.from_numpy(pixels.astype(np.float64, copy=False))[None]
     found = grid_sample(source, torch.from_numpy(grid)[None], padding_mode="border", align_corners=False)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import geopandas as gpd
@@ -28,7 +27,7 @@ from rsseg.errors import RasterError, SceneError
 from rsseg.facts import IGNORED, nearest
 from rsseg.geo import Window
 from rsseg.raster.handles import quiet
-from rsseg.raster.location import Location, exists
+from rsseg.raster.location import Location, Stamp, exists
 
 Ids = npt.NDArray[np.uint8]
 
@@ -47,7 +46,7 @@ class VectorFile(NamedTuple):
 
     path: Location
     """The file."""
-    stamp: tuple[int, int]
+    stamp: Stamp
     """Its time of change and size, so that a file written anew is read anew."""
     layer: str | None
     """Of the file; its first where None."""
@@ -166,15 +165,6 @@ def values(file: VectorFile) -> tuple[str, ...]:
 def is_whole(word: str) -> bool:
     """Returns whether a class is given as a whole number."""
     return word.lstrip("+-").isdecimal()
-
-
-def stamp(path: Location) -> tuple[int, int]:
-    """Returns time of change and size of a local file, zeros of any other."""
-    try:
-        facts = Path(path).stat()
-    except OSError:
-        return 0, 0
-    return facts.st_mtime_ns, facts.st_size
 
 
 def _require_overlap(reader: VectorReader, *, expected: bool) -> None:

@@ -115,11 +115,6 @@ class Mapping:
                 x = x + 360.0 * np.rint((self.meridian - x) / 360.0)
             return _apply(self.file, x, y) if isinstance(self.file, Affine) else self.file.to_pixels(x, y)
 
-    def centres(self, window: Window) -> tuple[Floats, Floats]:
-        """Returns file coordinates of a window's pixel centres, broadcastable to (H, W)."""
-        field = self.field(window)
-        return field.all() if isinstance(field, Field) else field
-
     def field(self, window: Window) -> Field | tuple[Floats, Floats]:
         """Returns file coordinates of a window's pixel centres, as control points where these tell all."""
         rows = np.arange(window.row, window.row + window.height)

@@ -19,7 +19,8 @@ from torchgeo.datasets import RasterDataset
 
 from rsseg.geo import Window, draw
 from rsseg.raster import warp
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.grids import reference_grid
+from rsseg.raster.read import plan
 
 TILE, COUNT = 256, 200
 CACHE = 64 << 20

@@ -21,7 +21,7 @@ from rsseg.data.splits import Shares
 from rsseg.data.tiles import OpenScene
 from rsseg.errors import SceneError
 from rsseg.geo import Window
-from rsseg.raster.read import reference_grid
+from rsseg.raster.grids import reference_grid
 
 LEFT, TOP = 500_000, 5_800_000
 HEIGHT, WIDTH = 90, 120

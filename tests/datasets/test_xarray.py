@@ -15,7 +15,8 @@ from odc.geo.xr import xr_coords
 from rsseg import scene_from_xarray
 from rsseg.errors import RasterError, RssegError, SceneError
 from rsseg.geo import Window
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.grids import reference_grid
+from rsseg.raster.read import plan
 
 GRID = GeoBox((70, 90), Affine(10, 0, 500_000, 0, -10, 5_800_000), "EPSG:32633")
 

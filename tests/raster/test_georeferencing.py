@@ -13,7 +13,8 @@ from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 
 from rsseg.geo import Window
-from rsseg.raster.read import coverage, plan, reference_grid
+from rsseg.raster.grids import coverage, reference_grid
+from rsseg.raster.read import plan
 
 numbered = count()
 modest = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -13,7 +13,8 @@ from pyproj import Transformer
 
 from rsseg.errors import RasterError
 from rsseg.geo import Window
-from rsseg.raster.read import _Aligned, coverage, plan, reference_grid
+from rsseg.raster.grids import coverage, reference_grid
+from rsseg.raster.read import _Aligned, plan
 
 modest = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 SHAPE = (60, 70)

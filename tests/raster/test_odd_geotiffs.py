@@ -18,8 +18,9 @@ from rasterio.warp import reproject
 
 from rsseg.errors import RssegError
 from rsseg.geo import cover
+from rsseg.raster.grids import reference_grid
 from rsseg.raster.handles import describe
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.read import plan
 
 ODD = Path(os.environ.get("RSSEG_TEST_DATA") or Path(__file__).parents[2] / "../shared/data") / "odd_geotiffs"
 TABLE = ODD / "MANIFEST.csv"
@@ -196,7 +197,8 @@ def test_a_file_that_claims_a_huge_size_takes_no_memory(tmp_path, rows_per_strip
         "import resource, sys\n"
         "from rsseg.errors import RssegError\n"
         "from rsseg.geo import Window\n"
-        "from rsseg.raster.read import plan, reference_grid\n"
+        "from rsseg.raster.grids import reference_grid\n"
+        "from rsseg.raster.read import plan\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
         "    grid = reference_grid([sys.argv[1]])\n"

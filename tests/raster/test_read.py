@@ -24,7 +24,8 @@ from rasterio.warp import reproject
 from rsseg.errors import GridError, RasterError, RssegError
 from rsseg.geo import Window
 from rsseg.raster import read as reading
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.grids import reference_grid
+from rsseg.raster.read import plan
 
 DATA = Path(os.environ.get("RSSEG_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 ZION = DATA / "zion_landcover"

@@ -13,8 +13,9 @@ from affine import Affine
 from rsseg.errors import RasterError
 from rsseg.geo import Window
 from rsseg.raster import handles
+from rsseg.raster.grids import reference_grid
 from rsseg.raster.location import exists, is_remote, locate, stem
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.read import plan
 
 HOST = "127.0.0.1"
 PIXELS = np.random.default_rng(0).integers(1, 250, (3, 700, 800)).astype(np.uint8)
@@ -197,7 +198,7 @@ def test_options_of_the_user_win_and_credentials_are_left_to_gdal(monkeypatch):
 def test_local_files_never_wait_for_a_network(tmp_path):
     script = (
         "import sys, time\n"
-        "from rsseg.raster.read import reference_grid\n"
+        "from rsseg.raster.grids import reference_grid\n"
         "start = time.time()\n"
         "try: reference_grid([sys.argv[1]])\n"
         "except Exception: pass\n"

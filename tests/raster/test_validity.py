@@ -10,7 +10,8 @@ from rasterio.enums import ColorInterp
 
 from rsseg.geo import Window
 from rsseg.raster import validity
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.grids import reference_grid
+from rsseg.raster.read import plan
 
 DATA = Path(os.environ.get("RSSEG_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 PLACE = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}

@@ -8,7 +8,8 @@ from rasterio.enums import ColorInterp
 
 from rsseg.errors import RasterError
 from rsseg.geo import Window
-from rsseg.raster.read import plan, reference_grid
+from rsseg.raster.grids import reference_grid
+from rsseg.raster.read import plan
 
 PLACE = {"crs": "EPSG:32633", "transform": Affine(10, 0, 366_000, 0, -10, 5_808_000)}
 OTHER = {"crs": "EPSG:32633", "transform": Affine(10, 0, 366_003, 0, -10, 5_808_004)}

@@ -21,6 +21,7 @@ from rsseg.errors import RasterError, RssegError, SceneError
 from rsseg.geo import Window
 from rsseg.modality import Modality
 from rsseg.raster import vector
+from rsseg.raster.location import stamp_of
 from rsseg.raster.vector import VectorFile
 
 CLASSES = ClassMap(
@@ -37,7 +38,7 @@ SHAPE = (300, 530)
 
 
 def reader(path, grid=None, column="code", classes=CLASSES, layer=None, touched=False, outside=None):
-    file = VectorFile(path, vector.stamp(path), layer, column)
+    file = VectorFile(path, stamp_of(path), layer, column)
     grid = GeoBox(SHAPE, UPRIGHT, "EPSG:32633") if grid is None else grid
     return vector.plan(file, grid, classes, touched=touched, outside=outside)
 

@@ -19,10 +19,10 @@ from rsseg.errors import RssegError
 from rsseg.facts import IGNORED
 from rsseg.geo import Window
 from rsseg.modality import Modality
-from rsseg.raster import read, vector, warp
+from rsseg.raster import grids, read, vector, warp
 from rsseg.raster.anatomy import read_anatomy
 from rsseg.raster.handles import Raster, describe, opened
-from rsseg.raster.location import Files, Location, is_remote
+from rsseg.raster.location import Files, Location, is_remote, stamp_of
 from rsseg.raster.read import Reader
 from rsseg.raster.validity import Bools, Pixels
 from rsseg.raster.vector import VectorReader
@@ -107,7 +107,7 @@ def open_scene(scene: Scene, order: tuple[str, ...], splits: tuple[str, ...], kn
         layers.append(_layer(LABEL, scene.label, known))
     found = SceneScan(scene, splits, layers)
     try:
-        found.grid = read.reference_grid(scene.reference(order).paths, known.gsd)
+        found.grid = scene.grid(order, known.gsd)
     except RssegError as error:
         found.failure = str(error)
     for layer in layers:
@@ -136,7 +136,7 @@ def _file(path: Location, source: Source, modality: Modality | None) -> FileScan
     try:
         raster = found.raster
         placed = raster.grid if raster is not None and raster.control else None
-        found.report.anatomy = read_anatomy(path, vector.stamp(path), placed)
+        found.report.anatomy = read_anatomy(path, stamp_of(path), placed)
     except RssegError as error:
         found.failure = found.failure or str(error)
     return found
@@ -226,7 +226,7 @@ def _label_reader(layer: LayerScan, grid: GeoBox, class_map: ClassMap | None) ->
 
 def _found_classes(source: Polygons) -> ClassMap | None:
     """Returns a class for each value of the column, numbered where they are names; None if too many."""
-    file = vector.VectorFile(source.path, vector.stamp(source.path), source.layer, source.column)
+    file = vector.VectorFile(source.path, stamp_of(source.path), source.layer, source.column)
     words = list(vector.values(file))
     words += [str(source.outside)] if source.outside is not None and str(source.outside) not in words else []
     if not 0 < len(words) <= IGNORED:
@@ -308,7 +308,7 @@ def _overlap(source: Source, layer: LayerScan, grid: GeoBox) -> float:
         tiles = [found[path] for path in (item if isinstance(item, tuple) else (item,))]
         whole &= np.logical_or.reduce([_under(raster, grid) for raster in tiles if raster is not None])
     share = float(whole.mean())
-    return share if share else min(read.coverage(source.paths, grid), 1e-6)  # files may lie between points
+    return share if share else min(grids.coverage(source.paths, grid), 1e-6)  # files may lie between points
 
 
 def _under(raster: Raster, grid: GeoBox) -> Bools:

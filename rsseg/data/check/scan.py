@@ -212,18 +212,7 @@ def _take(target: Target, result: _Result) -> None:
         target.failures += 1
         target.reason = target.reason or message
         if len(target.damaged) < _PATIENCE:
-            target.damaged.append(words(window))
-
-
-def words(window: Window) -> str:
-    """Returns a window as people count pixels.
-
-    Example:
-        >>> words(Window(0, 16, 8, 4))
-        'rows 0-7, columns 16-19'
-    """
-    rows = f"rows {window.row}-{window.row + window.height - 1}"
-    return f"{rows}, columns {window.col}-{window.col + window.width - 1}"
+            target.damaged.append(window.words)
 
 
 def heavy(block: tuple[int, int], weight: int) -> bool:
