@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rsseg.datasets.from_xarray import scene_from_xarray
     from rsseg.datasets.to_torchgeo import to_torchgeo
     from rsseg.errors import RssegError
+    from rsseg.export.vectorize import vectorize
     from rsseg.geo import Window
     from rsseg.modality import Modality
     from rsseg.models.catalogue import build
-    from rsseg.predict.scene import predict_scene
+    from rsseg.predict.scene import predict_scene, predict_strips
     from rsseg.recipe import Recipe
     from rsseg.train.fit import fit
 
@@ -44,9 +45,11 @@ __all__ = [
     "load_model",
     "open_scene",
     "predict_scene",
+    "predict_strips",
     "read_scenes",
     "scene_from_xarray",
     "to_torchgeo",
+    "vectorize",
     "write_scenes",
 ]
 
@@ -66,9 +69,11 @@ _HOMES = {
     "load_model": "rsseg.checkpoint",
     "open_scene": "rsseg.data.tiles",
     "predict_scene": "rsseg.predict.scene",
+    "predict_strips": "rsseg.predict.scene",
     "read_scenes": "rsseg.data.tables",
     "scene_from_xarray": "rsseg.datasets.from_xarray",
     "to_torchgeo": "rsseg.datasets.to_torchgeo",
+    "vectorize": "rsseg.export.vectorize",
     "write_scenes": "rsseg.data.tables",
 }
 

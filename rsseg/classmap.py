@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rsseg import facts
+from rsseg import colours, facts
 from rsseg.errors import SceneError
 from rsseg.facts import IGNORED
 
@@ -25,8 +25,8 @@ class LandClass(facts.Fact):
     """Name shown in tables and in GIS."""
     values: Annotated[tuple[Raw, ...], Field(min_length=1)]
     """Raw label values, or RGB triples, that mean this class."""
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
-    """Colour in maps, #rrggbb."""
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = ""
+    """Colour in maps, #rrggbb.  A class map chooses one where none is stated."""
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -49,6 +49,16 @@ class ClassMap(facts.Fact):
     """Raw values without a class, e.g. clutter or void."""
     tolerance: Annotated[int, Field(ge=0, le=127)] = 0
     """RGB triples: how far each channel may lie from the colour it means, for labels stored lossily."""
+
+    @field_validator("classes")
+    @classmethod
+    def _coloured(cls, classes: tuple[LandClass, ...]) -> tuple[LandClass, ...]:
+        """Gives colours that also colour-blind people can tell apart to classes that state none."""
+        chosen = colours.fill([entry.colour for entry in classes])
+        return tuple(
+            entry if entry.colour else entry.model_copy(update={"colour": colour})
+            for entry, colour in zip(classes, chosen, strict=True)
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -72,15 +72,16 @@ class Modality(facts.Fact):
             >>> sar.physical(np.full((1, 1, 1), 0.1, "f4"), np.ones((1, 1), bool)).item()
             -10.0
         """
-        values = pixels.astype(np.float32)
+        values = pixels.astype(np.float32)  # a copy, which everything below changes in place
         if self.units in {"linear", "amplitude"}:
             factor = 10 if self.units == "linear" else 20
-            values = factor * np.log10(np.maximum(values, _FAINTEST ** (10 / factor)))
+            np.maximum(values, _FAINTEST ** (10 / factor), out=values)
+            np.multiply(np.log10(values, out=values), factor, out=values)
         if self.relative == "window" and valid.any():
-            values = values - np.median(values[:, valid], axis=1)[:, None, None]
+            values -= np.median(values[:, valid], axis=1)[:, None, None]
         if self.clip is not None:
-            values = np.clip(values, *self.clip)
-        return np.where(valid, values, 0).astype(np.float32)
+            np.clip(values, *self.clip, out=values)
+        return _blanked(values, valid)
 
     def normalised(self, pixels: Floats, valid: Bools, statistics: "Statistics") -> Floats:
         """Returns raw pixels as z-scores, 0 where invalid.
@@ -90,9 +91,16 @@ class Modality(facts.Fact):
             valid: usable pixels, (H, W).
             statistics: of this modality's physical values.
         """
-        mean = np.asarray(statistics.mean, np.float32)[:, None, None]
-        std = np.asarray(statistics.std, np.float32)[:, None, None]
-        return np.where(valid, (self.physical(pixels, valid) - mean) / std, 0).astype(np.float32)
+        values = self.physical(pixels, valid)
+        values -= np.asarray(statistics.mean, np.float32)[:, None, None]
+        values /= np.asarray(statistics.std, np.float32)[:, None, None]
+        return _blanked(values, valid)
+
+
+def _blanked(values: Floats, valid: Bools) -> Floats:
+    if not valid.all():
+        np.copyto(values, 0, where=~valid)
+    return values
 
 
 PERCENTILES = (0.1, 1.0, 2.0, 5.0, 25.0, 50.0, 75.0, 95.0, 98.0, 99.0, 99.9)

@@ -151,8 +151,10 @@ class Predict(Section):
     """Window size, pixels; the training tile where absent."""
     overlap: Annotated[int, Field(ge=0)] | None = None
     """Pixels that neighbouring windows share; a quarter of the tile where absent."""
-    batch: Annotated[int, Field(ge=1)] = 4
-    """Windows per forward pass."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Windows per forward pass; where absent, what is fastest is found out (`rsseg evaluate`: 4)."""
+    blend: Literal["hann", "constant", "crop"] = "hann"
+    """How windows share a pixel: the deeper in a window the more, all alike, or the inner parts alone."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -158,3 +158,23 @@ def test_a_tolerance_that_makes_two_colours_one_is_refused():
     near = [LandClass(name=str(red), values=((red, 0, 0),), colour="#ff0000") for red in (255, 235)]
     with pytest.raises(ValueError, match="makes two colours one"):
         ClassMap(classes=tuple(near), tolerance=10)
+
+
+def test_classes_without_colours_get_some_that_stay():
+    content = {"classes": [{"name": "a", "values": [1]}, {"name": "b", "values": [2], "colour": "#E69F00"}]}
+    known = parse(ClassMap, content, "mine.yaml")
+    assert [entry.colour for entry in known.classes] == ["#56b4e9", "#E69F00"]
+    assert known.classes[0].rgb == (0x56, 0xB4, 0xE9)
+    assert parse(ClassMap, known.model_dump(mode="json"), "header") == known
+
+
+def test_classes_made_in_python_are_coloured_too():
+    classes = tuple(LandClass(name=str(k), values=(k,)) for k in range(IGNORED))
+    assert len({entry.colour for entry in ClassMap(classes=classes).classes}) == IGNORED
+
+
+@pytest.mark.parametrize("colour", ["", None, "red", "#12345"])
+def test_a_colour_that_is_stated_must_be_one(colour):
+    content = {"classes": [{"name": "a", "values": [1], "colour": colour}]}
+    with pytest.raises(RecipeError, match="colour"):
+        parse(ClassMap, content, "mine.yaml")

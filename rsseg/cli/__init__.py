@@ -22,6 +22,8 @@ VERBS = {
     "stats": "Take statistics of the training split.",
     "evaluate": "Score a model on every subset of its modalities.",
     "predict": "Map scenes with a model, also where modalities are missing.",
+    "vectorize": "Turn a class map into polygons.",
+    "export": "Write a model for other programs.",
     "check": "Open and read all files beforehand, and say what is wrong.",
     "simulate": "Write simulated city scenes as GeoTIFFs.",
     "recipe": "Check a recipe, list the shipped ones, or print the schema.",

@@ -13,6 +13,7 @@ from rsseg.data.tiles import open_scenes
 from rsseg.evaluate.protocol import Evaluation, evaluate, parse_subsets
 from rsseg.evaluate.report import as_json as content_of
 from rsseg.evaluate.report import label, require_free, write
+from rsseg.predict.layout import Layout
 
 app = typer.Typer(add_completion=False)
 
@@ -60,7 +61,8 @@ def run(
         def progress(scene: str, done: int, total: int) -> None:
             advance(f"{scene} ({numbers[scene]} of {len(scenes)})", done, total)
 
-        result = evaluate(loaded, scenes, chosen, mapping.sliding(recipe), progress)
+        layout = mapping.layout(recipe) or Layout()
+        result = evaluate(loaded, scenes, chosen, mapping.sliding(recipe), progress, layout=layout)
     content = content_of(result, loaded, str(model), split)
     paths = write(content, folder)
     if as_json:

@@ -8,7 +8,8 @@ import torch
 from rsseg import facts
 from rsseg.checkpoint import Model, load_model
 from rsseg.errors import RssegError
-from rsseg.predict.scene import Sliding
+from rsseg.predict.layout import Layout
+from rsseg.predict.sliding import Sliding
 from rsseg.recipe import Recipe, override
 
 _FREE = {"data.root", "data.workers"}
@@ -46,7 +47,12 @@ def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 def sliding(recipe: Recipe) -> Sliding:
     """Returns how windows are laid over scenes."""
-    return Sliding(recipe.predict_tile, recipe.predict_overlap, recipe.predict.batch)
+    return Sliding(recipe.predict_tile, recipe.predict_overlap, recipe.predict.blend)
+
+
+def layout(recipe: Recipe) -> Layout | None:
+    """Returns how windows pass through the network; None where the recipe leaves it open."""
+    return None if recipe.predict.batch is None else Layout(recipe.predict.batch)
 
 
 def _device(name: str | None) -> torch.device:

@@ -215,7 +215,7 @@ class Tiles(Dataset[Sample]):
             sample = self[(~index, window)]
             return replace(sample, target=torch.full_like(sample.target, IGNORED))
         scene = self.scenes[index]
-        inside = scene.inside(window) if self.hidden else np.ones(window.shape, np.bool_)
+        inside = scene.inside(window) if self.hidden else None
         images, valid = {}, {}
         for name, modality in self.modalities.items():
             images[name], valid[name] = self._tensors(scene, modality, window, inside)
@@ -223,23 +223,56 @@ class Tiles(Dataset[Sample]):
             target = np.full(window.shape, IGNORED, np.int64)
         else:
             target = scene.target(window, self.class_map)
-        return Sample(images, valid, self._padded(target, IGNORED), Place(scene.scene.id, window))
+        return Sample(images, valid, padded(target, self.tile, IGNORED), Place(scene.scene.id, window))
 
     def _tensors(
-        self, scene: OpenScene, modality: Modality, window: Window, inside: Bools
+        self, scene: OpenScene, modality: Modality, window: Window, inside: Bools | None
     ) -> tuple[Tensor, Tensor]:
         if modality.name not in scene.readers:
             empty = torch.zeros(modality.channels, self.tile, self.tile)
             return empty, torch.zeros(self.tile, self.tile, dtype=torch.bool)
-        pixels, valid = scene.raw(modality.name, window)
-        valid = valid & inside
-        values = modality.normalised(pixels, valid, self.statistics[modality.name])
-        return self._padded(values, 0), self._padded(valid, False)
+        values, valid = normalised(scene, modality, self.statistics[modality.name], window, inside)
+        return padded(values, self.tile, 0), padded(valid, self.tile, False)
 
-    def _padded(self, array: npt.NDArray[np.generic], fill: float) -> Tensor:
-        rows, cols = self.tile - array.shape[-2], self.tile - array.shape[-1]
+
+def normalised(
+    scene: OpenScene,
+    modality: Modality,
+    statistics: Statistics,
+    window: Window,
+    inside: Bools | None = None,
+) -> tuple[Floats, Bools]:
+    """Returns a modality's z-scores (C, H, W) and valid map (H, W) under a window.
+
+    Args:
+        scene: that has the modality.
+        modality: what is read.
+        statistics: of the modality.
+        window: of the scene's grid.
+        inside: pixels that are not hidden, (H, W); None hides none.
+
+    Raises:
+        RasterError: a file broke; the message names scene, modality and window.
+    """
+    pixels, valid = scene.raw(modality.name, window)
+    if inside is not None:
+        valid = valid & inside
+    return modality.normalised(pixels, valid, statistics), valid
+
+
+def padded(array: npt.NDArray[Any], tile: int, fill: float) -> Tensor:
+    """Returns an array as a tensor of tile × tile pixels, padded at the bottom and the right.
+
+    Args:
+        array: (…, H, W); not copied where it has that size.
+        tile: height and width, pixels.
+        fill: value of what is added.
+    """
+    rows, cols = tile - array.shape[-2], tile - array.shape[-1]
+    if rows or cols:
         margins = [(0, 0)] * (array.ndim - 2) + [(0, rows), (0, cols)]
-        return torch.from_numpy(np.pad(array, margins, constant_values=fill))
+        array = np.pad(array, margins, constant_values=fill)
+    return torch.from_numpy(array)
 
 
 def open_scenes(

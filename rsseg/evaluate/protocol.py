@@ -12,7 +12,9 @@ from rsseg.errors import SceneError
 from rsseg.facts import nearest
 from rsseg.geo import Window
 from rsseg.metrics import Confusion, Scores, counted, subsets
-from rsseg.predict.scene import Sliding, Subset, View, views
+from rsseg.predict.layout import Layout
+from rsseg.predict.sliding import Sliding
+from rsseg.predict.views import Subset, View, views
 
 Progress = Callable[[str, int, int], None]
 """Takes the scene's id, windows done and windows in all."""
@@ -46,6 +48,8 @@ def evaluate(
     chosen: Sequence[Subset],
     sliding: Sliding,
     progress: Progress = lambda scene, done, total: None,
+    *,
+    layout: Layout = Layout(),  # noqa: B008 - frozen
 ) -> Evaluation:
     """Returns the scores of every subset.
 
@@ -56,8 +60,9 @@ def evaluate(
         model: network and facts.
         scenes: opened, with labels and the model's modalities.
         chosen: subsets that are scored.
-        sliding: window size, overlap, batch.
+        sliding: window size and overlap.
         progress: takes scene, windows done and in all.
+        layout: how windows pass through the network.
 
     Raises:
         SceneError: no scene, or no pixel that counts.
@@ -70,10 +75,10 @@ def evaluate(
         def report(done: int, total: int, scene: str = opened.scene.id) -> None:
             progress(scene, done, total)
 
-        stream = views(model, opened, asked, sliding, wanted=_in_area(opened), progress=report)
-        for row, found in stream:
-            by_subset = dict(zip(asked, found, strict=True))
-            _count(confusions, by_subset, opened, row, model)
+        stream = views(model, opened, asked, sliding, layout=layout, wanted=_in_area(opened), progress=report)
+        for strip in stream:
+            by_subset = dict(zip(asked, strip.views, strict=True))
+            _count(confusions, by_subset, opened, strip.row, model)
     return Evaluation({subset: confusions[subset].scores() for subset in chosen})
 
 
@@ -114,11 +119,11 @@ def _count(
     model: Model,
 ) -> None:
     full = found[tuple(model.facts.modalities)]
-    height, width = full.seen.shape
+    height, width = full.present.shape
     target = torch.from_numpy(opened.target(Window(row, 0, height, width), model.facts.class_map))
-    target = counted(target, [full.seen])
+    target = counted(target, [full.seen.cpu()])
     for subset, view in found.items():
-        confusions[subset].update(view.classes, target)
+        confusions[subset].update(view.classes.cpu(), target)
 
 
 def _in_area(opened: OpenScene) -> Callable[[Window], bool] | None:

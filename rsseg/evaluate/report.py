@@ -11,7 +11,7 @@ from rsseg.checkpoint import Model
 from rsseg.errors import RssegError
 from rsseg.evaluate.protocol import Evaluation
 from rsseg.metrics import Scores
-from rsseg.predict.scene import Subset
+from rsseg.predict.views import Subset
 
 _SCENARIO = "removed"
 """Modalities outside the subset are declared absent, not filled with zeros."""

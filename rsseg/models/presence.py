@@ -58,6 +58,18 @@ class Encoded:
         kept = kept[:, None, None]
         return replace(self, valid=tuple(v & kept for v in self.valid), pixels=self.pixels & kept)
 
+    def packed(self) -> "Encoded":
+        """Returns the same without the modalities that no sample of the batch has, unless that is all."""
+        there = [m for m, row in enumerate(self.rows) if row is None or row.numel()]
+        if len(there) in (0, len(self.rows)):
+            return self
+        return Encoded(
+            tuple(f[:, there] for f in self.features),
+            tuple(v[:, there] for v in self.valid),
+            self.pixels[:, there],
+            tuple(self.rows[m] for m in there),
+        )
+
 
 def blank(values: Tensor, valid: Tensor) -> Tensor:
     """Returns values with 0 where not valid.
@@ -66,6 +78,8 @@ def blank(values: Tensor, valid: Tensor) -> Tensor:
         values: (…, C, H, W).
         valid: (…, H, W), boolean.
     """
+    if not torch.compiler.is_compiling() and valid.device.type == "cpu" and bool(valid.all()):
+        return values  # looking is cheaper than copying; on other devices it would mean waiting
     return torch.where(valid.unsqueeze(-3), values, values.new_zeros(()))
 
 

@@ -111,12 +111,23 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         Raises:
             ModelError: as in `forward`, or a subset names an unknown modality.
         """
-        seen = self._see(images, valid)
-        kept = [self._kept(subset, seen.valid.device) for subset in subsets]
-        if not kept:
-            return []
-        state = self._encode(seen.keep(torch.stack(kept).any(0)))
-        return [self._logits(state.keep(k)) for k in kept]
+        return [self._logits(state) for state in self._states(images, valid, subsets)]
+
+    def explain_subsets(
+        self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor], subsets: Sequence[Sequence[str]]
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Returns for each subset the logits (B, K, H, W), and what `contributions` would return.
+
+        Args:
+            images: as in `forward`.
+            valid: as in `forward`.
+            subsets: as in `forward_subsets`.
+
+        Raises:
+            ModelError: as in `forward_subsets`, or the method has no such shares.
+        """
+        states = self._states(images, valid, subsets)
+        return [(self._logits(state), self._shares(state)) for state in states]
 
     def losses(
         self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor], target: Tensor
@@ -145,11 +156,8 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         Raises:
             ModelError: as in `forward`, or the method has no such shares.
         """
-        if not isinstance(self, Contributing):
-            method = type(self).__name__.lower()
-            raise ModelError(f"method {method} has no contributions; use one that weighs, such as sgma")
-        shares = self.shares(self._encode(self._see(images, valid)))
-        return dict(zip(self.modalities, shares.unbind(1), strict=True))
+        self._sharing()
+        return self._shares(self._encode(self._see(images, valid)))
 
     def check_tile(self, length: int) -> None:
         """Checks that a tile of this height or width, pixels, fits the backbone's strides.
@@ -175,6 +183,29 @@ class Segmenter(nn.Module, ABC, Generic[S]):
     @abstractmethod
     def _losses(self, state: S, target: Tensor) -> dict[str, Tensor]:
         """Returns weighted terms; `target` is already ignored where nothing is valid."""
+
+    def _states(
+        self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor], subsets: Sequence[Sequence[str]]
+    ) -> list[S]:
+        """Returns what each subset sees, encoded once for all of them."""
+        seen = self._see(images, valid)
+        kept = [self._kept(subset, seen.valid.device) for subset in subsets]
+        if not kept:
+            return []
+        if not images.keys() <= {name for subset in subsets for name in subset}:
+            seen = seen.keep(torch.stack(kept).any(0))
+        state = self._encode(seen)
+        pairs = zip(subsets, kept, strict=True)
+        return [state if images.keys() <= set(subset) else state.keep(k) for subset, k in pairs]
+
+    def _sharing(self) -> Contributing:
+        if not isinstance(self, Contributing):
+            method = type(self).__name__.lower()
+            raise ModelError(f"method {method} has no contributions; use one that weighs, such as sgma")
+        return self
+
+    def _shares(self, state: S) -> dict[str, Tensor]:
+        return dict(zip(self.modalities, self._sharing().shares(state).unbind(1), strict=True))
 
     def _see(self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Seen:
         self._check(images, valid)

@@ -1,6 +1,6 @@
 """Overlapping windows become one seamless map, and rows that are final leave at once.
 
-    windows of one row of windows ── add ──► ring of window-height rows ── finish ──► strip
+    windows of one row of windows ── add ──► blocks of rows ── finish ──► strips
 
 Every pixel is the weighted mean of the windows that hold it.  No weight is ever 0, so a pixel that a single
 window holds (all along the scene's border) keeps that window's value.
@@ -8,6 +8,7 @@ window holds (all along the scene's border) keeps that window's value.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -21,6 +22,9 @@ from rsseg.geo import Window
 Blend = Literal["hann", "constant", "crop"]
 """How windows share a pixel: deeper in the window counts more, all count alike, or the inner parts only."""
 
+PORTION = 64
+"""Rows of a strip, at most."""
+
 _TRIMMED = 2.0**-40
 """Weight of a margin under `crop`: beside a weight of 1 it vanishes, alone it decides, and a power of 2
 rounds nothing."""
@@ -33,9 +37,28 @@ class Strip:
     """Full-width rows that no later window touches."""
 
     row: int
-    """First row, pixels from the scene's top."""
-    values: Tensor
-    """(C, rows, scene width) float32."""
+    """First row, pixels from the top."""
+    sums: Tensor
+    """Weighted sums of the windows' values, (C, rows, width) float32."""
+    total: Tensor
+    """Sums of weights, (rows, width) float32; 0 where no window was added."""
+    flags: Tensor
+    """What any window flagged, (rows, width) integer."""
+
+    @property
+    def end(self) -> int:
+        """Row below the last."""
+        return self.row + len(self.total)
+
+    @property
+    def values(self) -> Tensor:
+        """Weighted means, (C, rows, width); 0 where no window was added."""
+        return self.sums / self.total.clamp(min=_LEAST)
+
+    def cut(self, start: int, end: int) -> Strip:
+        """Returns rows [start, end), counted from the top; they share memory with this strip."""
+        rows = slice(start - self.row, end - self.row)
+        return Strip(start, self.sums[:, rows], self.total[rows], self.flags[rows])
 
 
 def window_weights(height: int, width: int, kind: Blend = "hann", overlap: int = 0) -> Tensor:
@@ -60,113 +83,126 @@ def window_weights(height: int, width: int, kind: Blend = "hann", overlap: int =
 
 
 class StripAccumulator:
-    """Adds up windows of a scene and gives back the rows that are final.
+    """Adds up windows of a region and gives back the rows that are final.
 
-    Memory is `channels` + 1 values for one window height × scene width, however long the scene; it lies on
-    the device of the windows.
+    Memory is `channels` + 1 values and a flag for one window height × region width, however long the region.
+    Rows lie in blocks that are handed out without a copy.
 
     Args:
-        shape: the scene's (height, width), pixels.
+        shape: the region's (height, width), pixels.
         channels: values per pixel.
-        tile: window height and width, pixels; cut to the scene where that is smaller.
-        overlap: pixels shared by neighbours, at least.
-        blend: how windows share a pixel.
+        weights: how much each pixel of a window counts, (height, width).
+        first: row of the region with which to begin; what windows hold above it is left out.
+        flags: integer type of the flags.
+        device: where windows are added up.
     """
 
     def __init__(
-        self, shape: tuple[int, int], channels: int, tile: int, overlap: int, blend: Blend = "hann"
+        self,
+        shape: tuple[int, int],
+        channels: int,
+        weights: Tensor,
+        *,
+        first: int = 0,
+        flags: torch.dtype = torch.uint8,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._height, self._width = shape
-        self._weights = window_weights(min(tile, shape[0]), min(tile, shape[1]), blend, overlap)
-        self._ring = torch.zeros(channels, len(self._weights), self._width)  # scene row r lies in r % length
-        self._total = torch.zeros(len(self._weights), self._width)
-        self._first = 0
+        self._channels, self._flags = channels, flags
+        self._weights = weights.to(device)
+        self._start = self._first = self._end = first
+        self._blocks: deque[Strip] = deque()
 
     @property
     def height(self) -> int:
-        """Rows of the scene."""
+        """Rows of the region."""
         return self._height
 
     @property
     def row(self) -> int:
-        """First row that has not left yet, pixels from the scene's top."""
+        """First row that has not left yet, pixels from the region's top."""
         return self._first
 
-    def add(self, window: Window, values: Tensor) -> None:
+    def add(self, window: Window, values: Tensor, flags: Tensor | None = None) -> None:
         """Adds one window's values.
 
         Args:
-            window: in the scene; of the size of all others.
+            window: counted from the region's top left; what sticks out is left out.
             values: (C, height, width), finite.
+            flags: (height, width), integer; joined by a bitwise or.
 
         Raises:
             GridError: another size than expected, or rows that have left already or are still too far down.
         """
         self._check(window, values)
-        self._follow(values.device)
-        values = values.detach().to(torch.float32)
-        columns = window.slices[1]
-        for ring, rows in self._pieces(window.row, window.row + window.height):
-            weights = self._weights[rows]
-            self._ring[:, ring, columns].addcmul_(values[:, rows], weights)
-            self._total[ring, columns] += weights
+        part = window.intersection(Window(self._start, 0, self._height - self._start, self._width))
+        if part is None:
+            return
+        self._extend(part.row + part.height)
+        columns = part.slices[1]
+        inner = part.shifted(0, -window.col).slices[1]
+        for block in self._blocks:
+            top, end = max(block.row, part.row), min(block.end, part.row + part.height)
+            if top >= end:
+                continue
+            there, here = slice(top - block.row, end - block.row), slice(top - window.row, end - window.row)
+            weights = self._weights[here, inner]
+            block.sums[:, there, columns].addcmul_(values[:, here, inner], weights)
+            block.total[there, columns].add_(weights)
+            if flags is not None:
+                block.flags[there, columns].bitwise_or_(flags[here, inner])
 
-    def finish(self, next_row: int | None) -> Tensor | None:
-        """Returns the rows that have become final, and frees their place.
+    def finish(self, next_row: int | None) -> Iterator[Strip]:
+        """Yields the rows that have become final, in strips of at most 64 rows.
 
         Args:
             next_row: first row of all windows to come; None where none comes.
-
-        Returns:
-            (C, rows, scene width), 0 where no window was added; None where no row has become final.
 
         Raises:
             GridError: rows that have left already, or more rows than one window holds.
         """
         end = self._height if next_row is None else next_row
-        if not 0 <= end - self._first <= len(self._total) or end > self._height:
+        if not 0 <= end - self._first <= len(self._weights) or end > self._height:
             raise GridError(
                 f"next row {end} after rows up to {self._first} have left; "
-                f"expected at most {len(self._total)} rows more, inside the scene's {self._height}"
+                f"expected at most {len(self._weights)} rows more, inside the region's {self._height}"
             )
-        if end == self._first:
-            return None
-        values = self._ring.new_empty(len(self._ring), end - self._first, self._width)
-        for ring, rows in self._pieces(self._first, end):
-            total = self._total[ring].clamp_min_(_LEAST)
-            torch.div(self._ring[:, ring], total, out=values[:, rows])
-            self._ring[:, ring] = 0
-            total.zero_()
-        self._first = end
-        return values
+        return self._leaving(end)
+
+    def _leaving(self, end: int) -> Iterator[Strip]:
+        self._extend(end)
+        while self._first < end:
+            block = self._blocks.popleft()
+            if block.end > end:
+                self._blocks.appendleft(block.cut(end, block.end))
+                block = block.cut(block.row, end)
+            self._first = block.end
+            yield block
+
+    def _extend(self, end: int) -> None:
+        """Makes blocks down to a row."""
+        while self._end < end:
+            rows = min(PORTION, end - self._end)
+            device = self._weights.device
+            sums = torch.zeros(self._channels, rows, self._width, device=device)
+            total = torch.zeros(rows, self._width, device=device)
+            flags = torch.zeros(rows, self._width, dtype=self._flags, device=device)
+            self._blocks.append(Strip(self._end, sums, total, flags))
+            self._end += rows
 
     def _check(self, window: Window, values: Tensor) -> None:
-        expected = (len(self._ring), *self._weights.shape)
+        expected = (self._channels, *self._weights.shape)
         if tuple(values.shape) != expected or window.shape != expected[1:]:
             raise GridError(
                 f"values {tuple(values.shape)} for a window of {window.shape}; expected {expected}: "
                 f"(channels, window height, window width)"
             )
-        depth, right = window.row - self._first, window.col + window.width
-        if not 0 <= depth <= len(self._total) - window.height or window.col < 0 or right > self._width:
+        left = self._first > max(window.row, self._start)
+        if left or min(window.row + window.height, self._height) > self._first + window.height:
             raise GridError(
-                f"{window} does not lie in rows {self._first} to {self._first + len(self._total)}, "
-                f"columns 0 to {self._width}; add windows row by row from the top"
+                f"{window} does not lie in rows {self._first} to {self._first + window.height}; "
+                "add windows row by row from the top"
             )
-
-    def _follow(self, device: torch.device) -> None:
-        if self._ring.device != device:
-            self._ring, self._total = self._ring.to(device), self._total.to(device)
-            self._weights = self._weights.to(device)
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-        """Yields (rows in the ring, rows counted from `start`): one pair, or two around the ring's end."""
-        length = len(self._total)
-        offset = start % length
-        until_end = min(length - offset, stop - start)
-        yield slice(offset, offset + until_end), slice(0, until_end)
-        if until_end < stop - start:
-            yield slice(0, stop - start - until_end), slice(until_end, stop - start)
 
 
 def _profile(length: int, kind: Blend, overlap: int) -> Tensor:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from rsseg.data.tiles import OpenScene
 from rsseg.geo import Window
 from rsseg.modality import PERCENTILES, Modality, Statistics
+from rsseg.raster.anatomy import ground_size
 
 _SIDE = 4
 _TILE = 256
@@ -20,6 +21,24 @@ _OUTSIDE = 0.25
 """Share of valid pixels that may lie outside of that."""
 _FLAT = 0.01
 """Of the training values' standard deviation, below which a band hardly varies."""
+_LIKE = 1.1
+"""Ratio of pixel sizes above which a scene shows things larger or smaller than in training."""
+
+
+def size(opened: OpenScene, trained: float | None) -> str | None:
+    """Returns one line where a scene's pixels are more than a tenth larger or smaller than those of training.
+
+    Args:
+        opened: the scene.
+        trained: GSD of the training scenes, metres; None where it is not known.
+    """
+    own = ground_size(opened.grid)
+    if own is None or not trained or max(own / trained, trained / own) < _LIKE:
+        return None
+    return (
+        f"scene {opened.scene.id}: pixels of {own:.4g} m, but the model learnt from {trained:.4g} m; "
+        f"give --gsd {trained:.4g} unless that is meant"
+    )
 
 
 def find(

@@ -34,6 +34,9 @@ Resampling = Literal["bilinear", "nearest"]
 class _Layer(Protocol):
     """Files that share a grid, and the way their pixels reach the scene's."""
 
+    @property
+    def stored(self) -> int: ...
+
     def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]: ...
 
 
@@ -47,6 +50,11 @@ class Reader:
     """Type of the pixels."""
     layers: tuple[_Layer, ...]
     """Bands in their order, by the grids they lie in."""
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the files, decoded, for one pixel of the scene's grid, about."""
+        return sum(layer.stored for layer in self.layers)
 
     def read(self, window: Window) -> tuple[Pixels, Bools]:
         """Returns the pixels of a window and which of them are usable.
@@ -123,6 +131,10 @@ class _Aligned:
     rasters: tuple[Sheet, ...]
     shift: tuple[int, int]
 
+    @property
+    def stored(self) -> int:
+        return _bytes(self.rasters)
+
     def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         there = window.shifted(*self.shift)
         within = there.intersection(Window(0, 0, *self.rasters[0].shape))
@@ -145,6 +157,10 @@ class _Warped:
     mapping: warp.Mapping
     factors: tuple[int, int]
     smooth: bool
+
+    @property
+    def stored(self) -> int:
+        return _bytes(self.rasters) * self.factors[0] * self.factors[1]
 
     def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         if window.height * window.width > _MOST:
@@ -216,6 +232,10 @@ class _Overlay:
 
     tiles: tuple[_Layer, ...]
 
+    @property
+    def stored(self) -> int:
+        return max(tile.stored for tile in self.tiles)
+
     def read(self, window: Window, dtype: str | None) -> tuple[Pixels, Bools]:
         pixels, valid = self.tiles[0].read(window, dtype)
         for tile in self.tiles[1:]:
@@ -250,6 +270,10 @@ def _layer(rasters: tuple[Sheet, ...], grid: GeoBox, smooth: bool) -> _Layer:
 def _words(grid: GeoBox) -> str:
     size = f"{grid.shape[0]} × {grid.shape[1]} pixels"
     return f"{size} in {grid.crs.proj.name}" if grid.crs is not None else f"{size} without a CRS"
+
+
+def _bytes(rasters: Sequence[Sheet]) -> int:
+    return sum(len(raster.indexes) * np.dtype(raster.dtype).itemsize for raster in rasters)
 
 
 def _stacked(rasters: Sequence[Sheet], window: Window, dtype: str | None) -> tuple[Pixels, Bools]:

@@ -6,10 +6,11 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning
@@ -28,6 +29,7 @@ from rsseg.data.samplers import GridTiles
 from rsseg.data.tiles import OpenScene, Tiles
 from rsseg.errors import RecipeError, RssegError
 from rsseg.facts import nearest, parse, read_yaml
+from rsseg.raster.anatomy import ground_size
 from rsseg.recipe import Recipe
 from rsseg.train import reading
 from rsseg.train.callbacks import BestModel, EpochSeed, LastCheckpoint, MetricsFile, weight_averaging
@@ -141,9 +143,7 @@ def fit(
     """
     run = Run(out)
     check_trainer(recipe.trainer)
-    first = (
-        int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
-    )  # Lightning starts the other processes of a run by the same command
+    first = _is_first_process()
     if first:
         _require_folder(run, recipe, resume=resume, overwrite=overwrite)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
@@ -163,7 +163,7 @@ def fit(
     if first:
         _start(run, recipe, overwrite=overwrite)
     task = SegmentationTask(segmenter, list(modalities), recipe.train)
-    trainer = _trainer(run, facts, bars)
+    trainer = _trainer(run, facts, _gsd(scenes["train"]), bars)
     with warnings.catch_warnings():
         # tiles are read in the main process unless the recipe asks for workers: a decision, not a slip
         warnings.filterwarnings("ignore", ".*does not have many workers.*", PossibleUserWarning)
@@ -318,11 +318,17 @@ def _data(facts: Facts, scenes: Mapping[str, tuple[OpenScene, ...]], sampler: Ti
     )
 
 
-def _trainer(run: Run, facts: Facts, bars: tuple[Callback, ...]) -> lightning.Trainer:
+def _gsd(scenes: Sequence[OpenScene]) -> float | None:
+    """Returns the scenes' median pixel size on the ground, metres; None without georeferencing."""
+    sizes = [size for scene in scenes if (size := ground_size(scene.grid)) is not None]
+    return float(f"{median(sizes):.4g}") if sizes else None
+
+
+def _trainer(run: Run, facts: Facts, gsd: float | None, bars: tuple[Callback, ...]) -> lightning.Trainer:
     train = facts.recipe.train
 
     def save(task: SegmentationTask, training: Mapping[str, Any]) -> None:
-        save_model(run.best, facts, task.segmenter, training)
+        save_model(run.best, facts, task.segmenter, {**training, "gsd": gsd})
 
     callbacks: list[Callback] = [EpochSeed(facts.recipe.seed), BestModel(save)]
     callbacks += [weight_averaging(train.ema)] if train.ema else []

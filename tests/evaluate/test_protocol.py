@@ -17,7 +17,8 @@ from rsseg.evaluate.protocol import Evaluation, evaluate, parse_subsets
 from rsseg.metrics import Scores, subsets
 from rsseg.modality import Modality, Statistics
 from rsseg.models.segmenter import Plan, Segmenter
-from rsseg.predict.scene import Sliding
+from rsseg.predict.layout import Layout
+from rsseg.predict.sliding import Sliding
 from rsseg.recipe import Recipe
 
 NAMES = ("wet", "dry", "green")
@@ -64,7 +65,7 @@ def model() -> Model:
     return Model(Facts(recipe, MODALITIES, CLASSES, STATISTICS), Pixelwise(), {}, checkpoint.versions())
 
 
-SLIDING = Sliding(tile=32, overlap=8, batch=3)
+SLIDING = Sliding(tile=32, overlap=8)
 SHAPE = (70, 85)
 
 
@@ -144,10 +145,17 @@ def test_pixels_do_not_depend_on_the_subsets_asked(model, make_scene):
     assert_equal(alone.scores["b",], literal(made, ("b",)))
 
 
-@pytest.mark.parametrize("sliding", [Sliding(32, 0, 1), Sliding(64, 16, 4), Sliding(96, 32, 2)])
-def test_the_way_of_sliding_changes_no_score_of_a_pixelwise_model(sliding, model, make_scene):
+@pytest.mark.parametrize(
+    ("sliding", "layout"),
+    [
+        (Sliding(32, 0), Layout(1)),
+        (Sliding(64, 16), Layout(4, channels_last=True)),
+        (Sliding(96, 32, "crop"), Layout(2)),
+    ],
+)
+def test_the_way_of_sliding_changes_no_score_of_a_pixelwise_model(sliding, layout, model, make_scene):
     made = [make_scene("one", 1)]
-    found = evaluate(model, opened(made), [("a", "b")], sliding)
+    found = evaluate(model, opened(made), [("a", "b")], sliding, layout=layout)
     assert_equal(found.scores["a", "b"], literal(made, ("a", "b")))
 
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from affine import Affine
 
 from rsseg.data.scenes import Scene, Source
 from rsseg.data.statistics import Moments
@@ -101,3 +102,17 @@ def test_windows_are_few_apart_and_inside(shape):
         assert 0 <= window.col <= shape[1] - window.width
     met = [one.intersection(other) for one in windows for other in windows if one != other]
     assert not any(met)
+
+
+@pytest.mark.parametrize(
+    ("trained", "warned"),
+    [(0.5, False), (0.46, False), (0.54, False), (0.4, True), (0.6, True), (None, False)],
+)
+def test_other_pixel_sizes_are_told(trained, warned, write_raster):
+    path = write_raster("scene.tif", np.zeros((2, 9, 9), np.float32), transform=Affine(0.5, 0, 9, 0, -0.5, 9))
+    opened = open_scene(Scene("town", {"a": Source((path,))}), {"a": BANDS}, None)
+    line = unusual.size(opened, trained)
+    assert (line is not None) == warned
+    if warned:
+        expected = rf"scene town: pixels of 0.5 m, but .* from {trained} m; give --gsd {trained} unless"
+        assert re.match(expected, line)

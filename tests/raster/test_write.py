@@ -1,9 +1,6 @@
 """Maps on disk: what was written comes back, and nothing half-written ever has the final name."""
 
 import os
-import resource
-import subprocess
-import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +20,9 @@ from rio_cogeo.cogeo import cog_validate
 from rsseg.classmap import ClassMap, LandClass
 from rsseg.errors import RasterError
 from rsseg.raster import write
-from rsseg.raster.write import CogWriter, Layer, class_layer, confidence_layer, safe_stem
+from rsseg.raster.parts import Parts
+from rsseg.raster.sidecars import BitStyle, ClassStyle, RampStyle
+from rsseg.raster.write import Layer, class_layer, confidence_layer, safe_stem
 
 NORTH_UP = Affine(0.05, 0, 366_998.123456789, 0, -0.05, 5_806_998.630000001)
 CLASSES = ClassMap(
@@ -43,10 +42,13 @@ def pixels(*shape: int, values=(0, 1, 2, 255), dtype: str = "uint8") -> np.ndarr
     return np.random.default_rng(0).choice(np.asarray(values, dtype), size=shape)
 
 
-def written(path: Path, where: GeoBox, layer: Layer, rows: np.ndarray, step: int = 100, **options) -> Path:
-    with CogWriter(path, where, layer, **options) as writer:
+def written(path: Path, where: GeoBox, layer: Layer, rows: np.ndarray, step: int = 100) -> Path:
+    stem, _, suffix = path.stem.rpartition("_")
+    with Parts.claim(path.parent, stem) as parts:
+        parts.begin("", where, {suffix: layer})
         for row in range(0, rows.shape[1], step):
-            writer.write(row, rows[:, row : row + step])
+            parts.append(row, {suffix: rows[:, row : row + step]})
+        assert parts.publish() == [path]
     return path
 
 
@@ -82,13 +84,13 @@ def test_class_map_comes_back_with_all_it_says(tmp_path):
         assert found["a_b"] == "cd"
         assert file.compression.name == "deflate"
         assert file.block_shapes == [(512, 512)]
-    assert os.listdir(tmp_path) == ["x_classes.tif"]
+    assert sorted(os.listdir(tmp_path)) == ["x_classes.qml", "x_classes.tif", "x_classes.tif.aux.xml"]
 
 
 def test_overviews_of_classes_hold_only_ids_that_occur_and_keep_gaps(tmp_path):
     rows = pixels(1, 1200, 1200, values=(0, 2, 255))
     rows[:, :, :600] = 255
-    path = written(tmp_path / "c.tif", grid(1200, 1200), class_layer(CLASSES, {}), rows)
+    path = written(tmp_path / "m_c.tif", grid(1200, 1200), class_layer(CLASSES, {}), rows)
     with rasterio.open(path, OVERVIEW_LEVEL=0) as file:
         assert file.shape == (600, 600)
         overview = file.read(1)
@@ -100,7 +102,7 @@ def test_overviews_of_classes_hold_only_ids_that_occur_and_keep_gaps(tmp_path):
 def test_confidence_is_scaled_and_averaged_without_nodata(tmp_path):
     rows = pixels(1, 1200, 1200, values=(100, 200))
     rows[:, ::4] = 255
-    path = written(tmp_path / "p.tif", grid(1200, 1200), confidence_layer({"k": "v"}), rows)
+    path = written(tmp_path / "m_p.tif", grid(1200, 1200), confidence_layer({"k": "v"}), rows)
     assert is_cog(path)
     with rasterio.open(path) as file:
         assert np.array_equal(file.read(), rows)
@@ -131,7 +133,7 @@ def test_any_shape_comes_back(tmp_path, shape, bands, dtype, step):
     rows = pixels(bands, *shape, dtype=dtype)
     names = tuple(f"p{index}" for index in range(bands))
     layer = Layer(dtype, bands, descriptions=names)
-    path = written(tmp_path / "any.tif", grid(*shape), layer, rows, max(step, shape[0] // 8), overwrite=True)
+    path = written(tmp_path / "m_any.tif", grid(*shape), layer, rows, max(step, shape[0] // 8))
     assert cog_validate(path, quiet=True)[0]
     with rasterio.open(path) as file:
         assert np.array_equal(file.read(), rows)
@@ -153,7 +155,7 @@ def test_any_shape_comes_back(tmp_path, shape, bands, dtype, step):
     ],
 )
 def test_levels_as_wide_as_a_block_are_valid_too(tmp_path, shape):
-    path = written(tmp_path / "w.tif", grid(*shape), confidence_layer({}), pixels(1, *shape), step=1000)
+    path = written(tmp_path / "m_w.tif", grid(*shape), confidence_layer({}), pixels(1, *shape), step=1000)
     assert is_cog(path)
 
 
@@ -184,7 +186,7 @@ def test_every_shape_has_a_tiling_with_overviews_and_without_levels_one_block_wi
 )
 def test_georeferencing_is_kept_to_the_last_bit(tmp_path, crs, transform):
     where = grid(60, 70, crs, transform)
-    path = written(tmp_path / "g.tif", where, confidence_layer({}), pixels(1, 60, 70))
+    path = written(tmp_path / "m_g.tif", where, confidence_layer({}), pixels(1, 60, 70))
     with opened(path) as file:
         assert file.transform == transform
         assert (file.crs is None) == (crs is None)
@@ -194,175 +196,8 @@ def test_georeferencing_is_kept_to_the_last_bit(tmp_path, crs, transform):
 @pytest.mark.parametrize("folder", ["a?b#c!.d", "zip+x", "é%20 s", "x:y", "q'\"&<"])
 def test_folders_with_odd_names_work(tmp_path, folder):
     (tmp_path / folder).mkdir()
-    path = written(tmp_path / folder / "m%41.tif", grid(9, 9), confidence_layer({}), pixels(1, 9, 9))
-    assert os.listdir(path.parent) == ["m%41.tif"]
-
-
-def test_relative_paths_work_after_a_change_of_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "elsewhere").mkdir()
-    with CogWriter(Path("m.tif"), grid(4, 4), confidence_layer({})) as writer:
-        monkeypatch.chdir(tmp_path / "elsewhere")
-        writer.write(0, pixels(1, 4, 4))
-    assert (tmp_path / "m.tif").exists()
-
-
-def test_exception_leaves_nothing_behind(tmp_path):
-    def interrupted():
-        with CogWriter(tmp_path / "m.tif", grid(8, 8), Layer("uint8")) as writer:
-            writer.write(0, pixels(1, 4, 8))
-            assert os.listdir(tmp_path) == [".m.tif.part"]
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert os.listdir(tmp_path) == []
-
-
-def test_missing_rows_are_refused_and_the_old_map_stays(tmp_path):
-    path = written(tmp_path / "m.tif", grid(8, 8), Layer("uint8"), pixels(1, 8, 8))
-    before = path.read_bytes()
-    with pytest.raises(RasterError, match="got 4 rows, expected 8"):
-        written(path, grid(8, 8), Layer("uint8"), pixels(1, 4, 8), overwrite=True)
-    assert os.listdir(tmp_path) == ["m.tif"]
-    assert path.read_bytes() == before
-
-
-KILLED = """
-import os, sys, pathlib, numpy
-from odc.geo.geobox import GeoBox
-from affine import Affine
-from rsseg.raster.write import CogWriter, Layer
-writer = CogWriter(pathlib.Path(sys.argv[1]), GeoBox((8, 6), Affine.scale(1, -1), None), Layer("uint8", 2))
-writer.__enter__().write(0, numpy.arange(60, dtype="uint8").reshape(2, 5, 6))
-os._exit(9)
-"""
-
-
-def test_a_killed_run_leaves_readable_rows_no_map_and_does_not_stop_the_next(tmp_path):
-    path = tmp_path / "m.tif"
-    root = Path(write.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False)
-    assert done.returncode == 9
-    assert os.listdir(tmp_path) == [".m.tif.part"]
-    rows = np.fromfile(tmp_path / ".m.tif.part" / "rows.bin", np.uint8).reshape(5, 2, 6)
-    assert np.array_equal(rows.swapaxes(0, 1), np.arange(60).reshape(2, 5, 6))
-    written(path, grid(8, 6), Layer("uint8"), pixels(1, 8, 6))
-    assert os.listdir(tmp_path) == ["m.tif"]
-
-
-def test_an_existing_map_is_kept_unless_told_otherwise(tmp_path):
-    path = written(tmp_path / "m.tif", grid(8, 8), Layer("uint8"), np.zeros((1, 8, 8), "u1"))
-    with pytest.raises(RasterError, match=r"m\.tif exists already; pass --overwrite or another --out"):
-        CogWriter(path, grid(8, 8), Layer("uint8"))
-    (tmp_path / "m.tif.aux.xml").write_text("statistics of the old map")
-    written(path, grid(8, 8), Layer("uint8"), np.ones((1, 8, 8), "u1"), overwrite=True)
-    assert os.listdir(tmp_path) == ["m.tif"]
-    with rasterio.open(path) as file:
-        assert (file.read() == 1).all()
-
-
-def test_a_writer_that_was_never_entered_leaves_no_trace(tmp_path):
-    writer = CogWriter(tmp_path / "m.tif", grid(8, 8), Layer("uint8"))
-    assert os.listdir(tmp_path) == []
-    with pytest.raises(RasterError, match="not open"):
-        writer.write(0, pixels(1, 8, 8))
-
-
-def test_of_two_runs_at_once_only_the_later_one_finishes(tmp_path):
-    path = tmp_path / "m.tif"
-    earlier, later = (CogWriter(path, grid(2, 2), Layer("uint8")) for _ in range(2))
-    for value, writer in enumerate((earlier, later)):
-        writer.__enter__().write(0, np.full((1, 2, 2), value, "u1"))
-    with pytest.raises(RasterError, match="another run"):
-        earlier.__exit__(None, None, None)
-    later.__exit__(None, None, None)
-    assert os.listdir(tmp_path) == ["m.tif"]
-    with rasterio.open(path) as file:
-        assert (file.read() == 1).all()
-
-
-@pytest.mark.parametrize("name", ["missing/m.tif", "file/m.tif", "."])
-def test_folders_that_cannot_be_written_are_named(tmp_path, name):
-    (tmp_path / "file").touch()
-    with pytest.raises(RasterError, match=str(tmp_path)) as caught, _entered(tmp_path / name):
-        pass
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(RasterError, match="Permission denied"), _entered(tmp_path / "m.tif"):
-        pass
-
-
-def _entered(path: Path) -> CogWriter:
-    return CogWriter(path, grid(4, 4), Layer("uint8"))
-
-
-@pytest.fixture
-def room():
-    """Limits the size of files from now on, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("size", [100_000, 250_000, 270_000, 300_000])
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, room, size):
-    rows = np.random.default_rng(0).integers(0, 255, (1, 512, 512), "u1")  # 262 kB, deflated too
-    room(size)
-    layer = Layer("uint8", overviews="average")
-    with pytest.raises(
-        RasterError, match=r"m\.tif cannot be written: .*; check the folder and the"
-    ) as caught:
-        written(tmp_path / "m.tif", grid(256, 1024), layer, rows.reshape(1, 256, 1024))
-    assert "\n" not in str(caught.value)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_refusal_by_gdal_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "_tiling", lambda height, width: (17, 0))
-    with pytest.raises(RasterError, match=r"m\.tif cannot be written: "):
-        written(tmp_path / "m.tif", grid(40, 40), Layer("uint8"), pixels(1, 40, 40))
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_invalid_cog_never_gets_the_final_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "cog_validate", lambda *_, **__: (False, ["The offset is wrong"], []))
-    with pytest.raises(RasterError, match=r"no valid COG .The offset is wrong"):
-        written(tmp_path / "m.tif", grid(4, 4), Layer("uint8"), pixels(1, 4, 4))
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("row", "rows", "message"),
-    [
-        (2, np.zeros((1, 1, 6), "u1"), "got row 2, expected 3"),
-        (4, np.zeros((1, 1, 6), "u1"), "got row 4, expected 3"),
-        (3, np.zeros((1, 6, 6), "u1"), r"expected \(1, at most 5, 6\)"),
-        (3, np.zeros((2, 1, 6), "u1"), r"got rows \(2, 1, 6\)"),
-        (3, np.zeros((1, 1, 5), "u1"), r"got rows \(1, 1, 5\)"),
-        (3, np.zeros((1, 6), "u1"), r"got rows \(1, 6\)"),
-        (3, np.zeros((1, 1, 6), "f4"), "got float32 pixels, expected uint8"),
-    ],
-)
-def test_rows_that_do_not_fit_are_refused(tmp_path, row, rows, message):
-    with CogWriter(tmp_path / "m.tif", grid(8, 6), Layer("uint8")) as writer:
-        writer.write(0, np.zeros((1, 3, 6), "u1"))
-        with pytest.raises(RasterError, match=message):
-            writer.write(row, rows)
-        writer.write(3, np.ones((1, 5, 6), "u1"))
-    with rasterio.open(tmp_path / "m.tif") as file:
-        assert file.read(1)[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-
-
-def test_rows_may_be_views_in_any_byte_order(tmp_path):
-    rows = np.arange(2 * 8 * 6, dtype=">i2").reshape(8, 6, 2).transpose(2, 0, 1)
-    path = written(tmp_path / "m.tif", grid(8, 6), Layer("int16", 2), rows, step=3)
-    with rasterio.open(path) as file:
-        assert np.array_equal(file.read(), rows)
+    path = written(tmp_path / folder / "m%41_g.tif", grid(9, 9), confidence_layer({}), pixels(1, 9, 9))
+    assert sorted(os.listdir(path.parent)) == ["m%41_g.qml", "m%41_g.tif"]
 
 
 @pytest.mark.parametrize(
@@ -373,6 +208,12 @@ def test_rows_may_be_views_in_any_byte_order(tmp_path):
         ({"dtype": "uint8", "bands": 0}, "0 bands"),
         ({"dtype": "uint8", "bands": 2, "palette": {0: (0, 0, 0)}}, "palette needs one band"),
         ({"dtype": "uint8", "palette": {0: (0, 0, 0)}, "overviews": "average"}, "cannot be averaged"),
+        ({"dtype": "uint8", "style": RampStyle()}, "give the scale"),
+        ({"dtype": "uint8", "bands": 2, "style": ClassStyle(CLASSES)}, "names need one band"),
+        (
+            {"dtype": "float32", "style": BitStyle(("a",))},
+            "names need one band of integers, not 1 of float32",
+        ),
     ],
 )
 def test_layers_that_contradict_themselves_are_refused(arguments, message):
@@ -386,37 +227,12 @@ def test_mode_swallows_gaps_which_is_why_it_is_not_the_default(tmp_path):
     layers = {kind: Layer("uint8", nodata=255, overviews=kind) for kind in ("mode", "nearest")}
     gaps = {}
     for kind, layer in layers.items():
-        path = written(tmp_path / f"{kind}.tif", grid(1200, 1200), layer, np.roll(rows, 1, axis=(1, 2)))
+        path = written(tmp_path / f"m_{kind}.tif", grid(1200, 1200), layer, np.roll(rows, 1, axis=(1, 2)))
         with rasterio.open(path, OVERVIEW_LEVEL=0) as file:
             gaps[kind] = (file.read() == 255).mean()
     assert gaps["mode"] == 0
     assert gaps["nearest"] > 0
     assert class_layer(CLASSES, {}).overviews == "nearest"
-
-
-BOUNDED = """
-import resource, sys, pathlib, numpy
-from odc.geo.geobox import GeoBox
-from affine import Affine
-from rsseg.raster.write import CogWriter, Layer
-rows = numpy.zeros((4, 1000, 2000), "float32")
-grid = GeoBox((20000, 2000), Affine.scale(1, -1), None)
-with CogWriter(pathlib.Path(sys.argv[1]), grid, Layer("float32", 4)) as w:
-    w.write(0, rows)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for row in range(1000, 20000, 1000):
-        w.write(row, rows)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
-@pytest.mark.slow
-def test_memory_does_not_follow_the_size_of_the_map(tmp_path):
-    root = Path(write.__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", BOUNDED, str(tmp_path / "m.tif")], cwd=root, check=True, capture_output=True
-    )
-    assert int(done.stdout) < 160  # MB; the map holds 640
 
 
 IDS = st.one_of(st.text(max_size=300), st.text("./\\%~-_ aA\x00é\ud800", max_size=150))

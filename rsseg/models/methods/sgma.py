@@ -106,7 +106,7 @@ class Sgma(Segmenter[Encoded]):
         return replace(encoded, features=self.projectors(encoded))
 
     def _logits(self, state: Encoded) -> Tensor:
-        fused, _ = self._fuse(state)
+        fused, _ = self._fuse(state.packed())
         logits: Tensor = self.decoder(fused, state.pixels.shape[-2:])
         return logits
 
