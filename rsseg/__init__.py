@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rsseg.geo import Window
     from rsseg.modality import Modality
     from rsseg.models.catalogue import build
+    from rsseg.plot.scene import plot_scene
     from rsseg.predict.scene import predict_scene, predict_strips
     from rsseg.recipe import Recipe
     from rsseg.train.fit import fit
@@ -44,6 +45,7 @@ __all__ = [
     "from_torchgeo",
     "load_model",
     "open_scene",
+    "plot_scene",
     "predict_scene",
     "predict_strips",
     "read_scenes",
@@ -68,6 +70,7 @@ _HOMES = {
     "from_torchgeo": "rsseg.datasets.from_torchgeo",
     "load_model": "rsseg.checkpoint",
     "open_scene": "rsseg.data.tiles",
+    "plot_scene": "rsseg.plot.scene",
     "predict_scene": "rsseg.predict.scene",
     "predict_strips": "rsseg.predict.scene",
     "read_scenes": "rsseg.data.tables",

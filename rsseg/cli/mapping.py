@@ -9,6 +9,7 @@ from rsseg import facts
 from rsseg.checkpoint import Model, load_model
 from rsseg.errors import RssegError
 from rsseg.predict.layout import Layout
+from rsseg.predict.memory import keep_pages
 from rsseg.predict.sliding import Sliding
 from rsseg.recipe import Recipe, override
 
@@ -17,12 +18,13 @@ _FREE = {"data.root", "data.workers"}
 
 
 def load(path: Path, device: str | None) -> Model:
-    """Returns a model on a device.
+    """Returns a model on a device; the process keeps its memory for it from now on.
 
     Raises:
         CheckpointError: the file is no model file.
         RssegError: the device is not there.
     """
+    keep_pages()
     return load_model(path, _device(device))
 
 

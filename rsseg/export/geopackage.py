@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -30,11 +31,26 @@ _STYLES = """CREATE TABLE layer_styles (
  update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
 """The table as QGIS makes it."""
 
+_RESERVED = re.compile("$|gpkg|rtree|sqlite", re.IGNORECASE)
+"""Beginnings of names that GeoPackage or SQLite keep for themselves, and no name."""
+
+_TITLE = "UPDATE gpkg_contents SET identifier = ?, description = ? WHERE table_name = ?"
 _CONTENTS = "INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES (?, 'attributes', ?)"
 _ADD = (
     "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
     "styleQML, styleSLD, useAsDefault, description) VALUES ('', '', ?, ?, ?, ?, '', 1, ?)"
 )
+
+
+def layer_name(out: Path) -> str:
+    """Returns the layer's name after the file's: a word, since GDAL and QGIS stumble over others.
+
+    Example:
+        >>> layer_name(Path("maps/%C3%84cker (2).gpkg")), layer_name(Path("gpkg_x.gpkg"))
+        ('C3_84cker_2', 'regions_gpkg_x')
+    """
+    name = re.sub(r"\W+", "_", out.stem).strip("_")
+    return f"regions_{name}".rstrip("_") if _RESERVED.match(name) else name
 
 
 def require_free(out: Path, *, overwrite: bool) -> None:
@@ -113,7 +129,14 @@ def write_layer(
     reader = pa.RecordBatchReader.from_batches(schema, watched())
     try:
         pyogrio.write_arrow(
-            reader, path, layer=layer, driver="GPKG", geometry_name=GEOMETRY, geometry_type="Polygon", crs=crs
+            reader,
+            path,
+            layer=layer,
+            driver="GPKG",
+            geometry_name=GEOMETRY,
+            geometry_type="Polygon",
+            crs=crs,
+            dataset_options={"VERSION": "1.3"},  # GDAL 3.6, in Debian's QGIS, warns of newer ones
         )
     except Exception:
         if raised:
@@ -121,6 +144,19 @@ def write_layer(
         raise
     if raised:
         raise raised[0]
+
+
+def write_title(path: Path, layer: str, title: str) -> None:
+    """Stores what QGIS shows as the layer's title and abstract.
+
+    Args:
+        path: of the GeoPackage.
+        layer: name of the table.
+        title: plain text.
+    """
+    abstract = "Connected regions of equal class: area in square metres, mean confidence. Made by rsseg."
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(_TITLE, (legible(title), abstract, layer))
 
 
 def write_style(path: Path, layer: str, legend: Legend, class_ids: Sequence[int], title: str) -> None:

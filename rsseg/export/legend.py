@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from rsseg import colours
 from rsseg.errors import RasterError
 from rsseg.raster.location import Location
 
@@ -17,17 +18,10 @@ _LARGEST = 16 << 20
 _NAME, _VALUE, _RGB = "2", "5", ("6", "7", "8")
 """GDALRATFieldUsage of the columns."""
 
-_FALLBACK: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-    (127, 127, 127),
+_FALLBACK: tuple[Colour, ...] = tuple(
+    (red, green, blue) for red, green, blue in (bytes.fromhex(name[1:]) for name in colours.fill([""] * 12))
 )
-"""Okabe and Ito's colours, which colour-blind eyes can tell apart."""
+"""Of classes for which the file states none."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Legend:
         return self.names.get(class_id, str(class_id))
 
     def colour(self, class_id: int) -> Colour:
-        """Returns a class's colour, or one of eight that colour-blind eyes can tell apart."""
+        """Returns a class's colour, or one of twelve that colour-blind eyes can tell apart."""
         return self.colours.get(class_id, _FALLBACK[class_id % len(_FALLBACK)])
 
 

@@ -68,7 +68,8 @@ def around(boxes: Sequence[Bounds]) -> Bounds:
     if all(box[0] <= box[2] for box in boxes):
         return min(box[0] for box in boxes), south, max(box[2] for box in boxes), north
     spans = sorted((box[0] % 360, (box[2] - box[0]) % 360) for box in boxes)
-    reached, gap, west = spans[0][0] + spans[0][1], -1.0, spans[0][0]
+    ends = [start + span for start, span in spans]
+    reached, gap, west = max(ends[0], max(ends) - 360), -1.0, spans[0][0]
     for start, span in [*spans[1:], (spans[0][0] + 360, 0.0)]:  # the widest gap is what stays outside
         if start - reached > gap:
             gap, west = start - reached, start

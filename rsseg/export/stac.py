@@ -64,6 +64,7 @@ _KINDS = {
 """Suffix of a map → its title."""
 _BESIDE = {
     ".qml": ("application/xml", "QGIS style"),
+    ".qmd": ("application/xml", "QGIS layer metadata"),
     ".tif.aux.xml": ("application/xml", "Class names for GDAL"),
     ".gpkg": ("application/geopackage+sqlite3", "Regions as polygons"),
 }

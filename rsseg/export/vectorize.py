@@ -7,6 +7,7 @@ A region is connected over sides of pixels and of one class; nothing cuts it, wh
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -202,10 +203,12 @@ class _Run:
         grid, legend = self.source.classes.grid, self.source.legend
         crs = grid.crs.to_wkt() if grid.crs is not None else None
         with geopackage.reported(out):
-            geopackage.write_layer(part, out.stem, schema, self._batches(schema), crs)
+            layer = geopackage.layer_name(out)
+            geopackage.write_layer(part, layer, schema, self._batches(schema), crs)
+            geopackage.write_title(part, layer, f"Classes of {out.stem}")
             shown = sorted(set(self.regions) | set(legend.names))
             if len(shown) <= _STYLED:
-                geopackage.write_style(part, out.stem, legend, shown, f"classes of {out.stem}")
+                geopackage.write_style(part, layer, legend, shown, f"classes of {out.stem}")
 
     def vectors(self, out: Path) -> Vectors:
         """Returns what was written."""
@@ -214,9 +217,12 @@ class _Run:
             for key, count in sorted(self.regions.items())
         )
         areas = self.source.areas
-        return Vectors(out, out.stem, totals, self.merged, areas.geographic, tuple(self._warnings()))
+        layer, warnings = geopackage.layer_name(out), tuple(self._warnings(out))
+        return Vectors(out, layer, totals, self.merged, areas.geographic, warnings)
 
-    def _warnings(self) -> Iterator[str]:
+    def _warnings(self, out: Path) -> Iterator[str]:
+        if re.search("%[0-9A-Fa-f]{2}", out.name):
+            yield f"{out.name}: QGIS 3.22 cannot open GeoPackages with %XX in their names; give another --out"
         distortion = self.source.areas.distortion()
         if distortion != 1:
             yield (

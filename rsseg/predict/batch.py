@@ -301,7 +301,7 @@ class _Run:
             if self._done():  # by whoever was at it, or by a run that was killed before it had tidied up
                 parts.discard()
                 return self._before()
-            if parts.job != self.job.fingerprint:
+            if parts.job is None or not parts.job.startswith(self.job.fingerprint):
                 self._require_free()
             return self._mapped(parts, begin)
 
@@ -329,7 +329,7 @@ class _Run:
             parts,
             order,
             layout=layout,
-            job=job.fingerprint,
+            job=f"{job.fingerprint} {layout}",  # one map is made in one layout
             model_hash=job.model_hash,
             say=lambda line: self._warn(line, warnings),
             progress=partial(self.watch.progress, job.scene.id),

@@ -25,7 +25,7 @@ from rsseg.errors import ModelError
 from rsseg.facts import nearest
 from rsseg.models.segmenter import Contributing
 from rsseg.predict.views import View
-from rsseg.raster.sidecars import BitStyle, RampStyle
+from rsseg.raster.sidecars import BitStyle, Caption, RampStyle
 from rsseg.raster.write import CONFIDENT, Layer, class_layer, confidence_layer
 
 KINDS = ("classes", "confidence", "probabilities", "modalities", "contributions")
@@ -35,6 +35,18 @@ _UNKNOWN = 255
 """Code of pixels without a share."""
 _BITS = {8: "uint8", 16: "uint16", 32: "uint32"}
 """Most modalities → the smallest type that has a bit for each."""
+
+_PROBABILITIES = Caption(
+    "Probabilities",
+    "Probability of each class, 0 to 1, one band each.  Transparent where no modality saw anything.",
+)
+_MODALITIES = Caption(
+    "Modalities", "Which modalities each pixel was mapped from.  Transparent where none saw anything."
+)
+_CONTRIBUTIONS = Caption(
+    "Contributions",
+    "Share of each modality, 0 to 1, one band each.  Transparent where no modality saw anything.",
+)
 
 Rows = dict[str, npt.NDArray[Any]]
 """Kind → (bands, rows, width)."""
@@ -75,14 +87,14 @@ def layers(facts: Facts, kinds: Iterable[str], tags: Mapping[str, str]) -> dict[
     makers = {
         "classes": lambda: class_layer(facts.class_map, tags),
         "confidence": lambda: confidence_layer(tags),
-        "probabilities": lambda: _shares(facts.class_map.names, tags),
+        "probabilities": lambda: _shares(facts.class_map.names, tags, _PROBABILITIES),
         "modalities": lambda: _bits(tuple(facts.modalities), tags),
-        "contributions": lambda: _shares(tuple(facts.modalities), tags),
+        "contributions": lambda: _shares(tuple(facts.modalities), tags, _CONTRIBUTIONS),
     }
     return {kind: makers[kind]() for kind in kinds}
 
 
-def _shares(names: tuple[str, ...], tags: Mapping[str, str]) -> Layer:
+def _shares(names: tuple[str, ...], tags: Mapping[str, str], caption: Caption) -> Layer:
     return Layer(
         "uint8",
         bands=len(names),
@@ -91,7 +103,7 @@ def _shares(names: tuple[str, ...], tags: Mapping[str, str]) -> Layer:
         tags=tags,
         scale=1 / CONFIDENT,
         overviews="average",
-        style=RampStyle(),
+        style=RampStyle(caption),
     )
 
 
@@ -103,7 +115,7 @@ def _bits(names: tuple[str, ...], tags: Mapping[str, str]) -> Layer:
         nodata=0,
         descriptions=("modalities",),
         tags={**tags, "RSSEG_BITS": bits},
-        style=BitStyle(names),
+        style=BitStyle(names, _MODALITIES),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import threading
 import weakref
 from collections import Counter
@@ -35,9 +37,26 @@ _LOADED = 32 << 20
 _WAITING = 4
 """Portions of rows that are on their way to the files, at most: read, coded, queued and written."""
 
+_KEPT = 64 << 20
+"""Bytes of the largest piece that goes back to the C library and not to the system."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""glibc's numbers of the options."""
+
 _lock = threading.Lock()
 _limits: list[int] = []
 """What the runs under way found when they began; the first one is the user's."""
+
+
+def keep_pages() -> None:
+    """Lets the process keep the memory of one forward pass for the next; nothing where there is no glibc.
+
+    glibc would give it back each time, and the system clear every page anew: a tenth to a quarter of the time
+    on a CPU.  The peak stays what it is.  For programs that predict, not for libraries: it is for good.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, _KEPT)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _KEPT)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from rsseg.predict.batch import (
     run_one,
 )
 from rsseg.predict.manifest import Entry, Manifest
+from rsseg.predict.memory import keep_pages
 from rsseg.raster.location import Files, Location, is_remote
 
 PATIENCE = 10
@@ -234,6 +235,7 @@ def _manifest(out: Path) -> Manifest:
 def _model(path: Path, expected: str, device: torch.device) -> Model:
     if hash_of(path) != expected:
         raise CheckpointError(f"{path}: is not the file that the run began with; start the run again")
+    keep_pages()
     return load_model(path, device)
 
 

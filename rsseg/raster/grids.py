@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import ceil, floor
+from math import ceil, floor, inf
 
 import numpy as np
 from affine import Affine
@@ -99,7 +99,7 @@ def _whole(sheets: tuple[Sheet, ...]) -> GeoBox:
 
 
 def _resized(grid: GeoBox, gsd: float, path: Location) -> GeoBox:
-    if not gsd > 0:
+    if not 0 < gsd < inf:
         raise GridError(f"gsd {gsd}; expected a positive number of metres")
     if grid.crs is None:
         raise GridError(f"gsd {gsd} m given, but {path} has no CRS; georeference it or leave gsd out")

@@ -29,7 +29,13 @@ from rsseg.classmap import ClassMap
 from rsseg.errors import RasterError
 from rsseg.facts import IGNORED
 from rsseg.raster.handles import quiet
-from rsseg.raster.sidecars import BitStyle, ClassStyle, RampStyle, Style, legible
+from rsseg.raster.sidecars import BitStyle, Caption, ClassStyle, RampStyle, Style, legible
+
+_CLASSES = Caption("Land cover", "The most probable class.  Transparent where no modality saw anything.")
+_CONFIDENCE = Caption(
+    "Confidence",
+    "Probability of the most probable class, 0 to 1.  Transparent where no modality saw anything.",
+)
 
 CONFIDENT = 254
 """Code of confidence 1 in a confidence map; 0 is confidence 0."""
@@ -99,7 +105,7 @@ class Layer:
 def class_layer(class_map: ClassMap, tags: Mapping[str, str]) -> Layer:
     """Returns the layer of a class map: uint8 ids with their colours, 255 where nothing is known."""
     palette = {index: entry.rgb for index, entry in enumerate(class_map.classes)}
-    style = ClassStyle(class_map)
+    style = ClassStyle(class_map, _CLASSES)
     return Layer("uint8", nodata=IGNORED, palette=palette, descriptions=("class",), tags=tags, style=style)
 
 
@@ -112,7 +118,7 @@ def confidence_layer(tags: Mapping[str, str]) -> Layer:
         tags=tags,
         scale=1 / CONFIDENT,
         overviews="average",
-        style=RampStyle(),
+        style=RampStyle(_CONFIDENCE),
     )
 
 

@@ -28,7 +28,7 @@ from rsseg.data.tiles import open_scene
 from rsseg.geo import cover
 from rsseg.models.catalogue import build
 from rsseg.predict.layout import measure
-from rsseg.predict.memory import estimate
+from rsseg.predict.memory import estimate, keep_pages
 from rsseg.predict.scene import Order, map_scene
 from rsseg.predict.sliding import Sliding
 from rsseg.predict.views import views
@@ -48,6 +48,7 @@ def row(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def two_threads():
+    keep_pages()  # as the command line does; all gain from it
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -231,7 +231,8 @@ def test_predict_prints_the_maps(place, capsys):
     printed = capsys.readouterr()
     maps = [f"{place.out}/val_000_{kind}.tif" for kind in ("classes", "confidence")]
     assert printed.out.splitlines() == maps
-    layout, done = printed.err.splitlines()
+    layout, memory, done = printed.err.splitlines()
+    assert memory.startswith("memory beside what is loaded: at most ")
     assert re.fullmatch(r"batch \d+, channels (first|last), float32: [\d.]+ ms a window", layout)
     assert done == "val_000 (1 of 1): 9/9"
     assert cli.run(argv) == 0
@@ -280,6 +281,12 @@ def test_predict_one_scene_by_its_files(place, capsys):
     assert cli.run(["predict", str(place.model), *files, "--out", str(place.out), "--quiet"]) == 0
     with rasterio.open(place.out / "test_000_classes.tif") as made:
         assert made.tags()["RSSEG_MODALITIES"] == "rgb,dsm"
+
+
+def test_a_shard_without_scenes_is_told(place, capsys):
+    argv = ["predict", str(place.model), str(place.root), "--scene", "v*", "--out", str(place.out)]
+    assert cli.run([*argv, "--shard", "2/2"]) == 0
+    assert capsys.readouterr() == ("", "--shard 2/2: none of 1 scenes is in it\n")
 
 
 def test_some_scenes_failed_is_3_and_the_others_are_there(place, capsys):

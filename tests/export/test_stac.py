@@ -13,7 +13,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -338,6 +338,7 @@ BOXES = st.tuples(st.integers(-180, 179), st.integers(-90, 0), st.integers(0, 12
 
 
 @given(st.lists(BOXES, min_size=1, max_size=5))
+@example([(0, 0, 0, 1), (-1, 0, 2, 1), (179, 0, 1, 1)])  # the last one from the west reaches over the first
 def test_bounds_around_bounds_hold_them_all(boxes):
     given_boxes = [(w, s, (w + span + 180) % 360 - 180, n) for w, s, span, n in boxes]
     west, south, east, north = place.around(given_boxes)

@@ -1,6 +1,7 @@
 """Polygons of a class map, against rasterio's shapes, whatever the strips; areas, names, style, failures."""
 
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -208,15 +209,21 @@ def test_names_and_colours_stay_text_whatever_they_hold(write_raster, tmp_path):
     found = vectorize(path, out)
     assert [entry.name for entry in found.classes] == list(HOSTILE)
     shutil.copy(out, tmp_path / "plain.gpkg")  # geopandas takes a path with a semicolon for a URL
-    read = geopandas.read_file(tmp_path / "plain.gpkg", layer=out.stem)
+    read = geopandas.read_file(tmp_path / "plain.gpkg", layer=found.layer)
     assert list(read.sort_values("class_id")["class"]) == list(HOSTILE)
     with closing(sqlite3.connect(out)) as database:
         rows = database.execute(
             "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
         )
         ((layer, column, default, qml),) = rows.fetchall()
-        assert (layer, column, default) == (out.stem, "geom", 1)
+        assert (
+            (layer, column, default) == (found.layer, "geom", 1) == ("a_DROP_TABLE_gpkg_contents", "geom", 1)
+        )
         assert database.execute("SELECT count(*) FROM gpkg_contents").fetchone() == (2,)
+        (title,) = database.execute(
+            "SELECT identifier FROM gpkg_contents WHERE table_name = ?", (layer,)
+        ).fetchone()
+        assert title == f"Classes of {out.stem}"
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     root = ElementTree.fromstring(qml)  # noqa: S314 - written a moment ago, by this test
     assert [entry.get("label") for entry in root.iter("category")] == [legible(name) for name in HOSTILE]
@@ -383,3 +390,11 @@ def test_a_large_map_of_a_million_regions_within_a_gigabyte(tmp_path):
     assert regions > 1e6
     assert area == pytest.approx(size**2 * 4, rel=1e-9)
     assert peak < 1024
+
+
+@pytest.mark.parametrize("stem", ["%41", "-x", "(x)", "gpkg_x", "%C3%84cker", "sqlite_a", "ä ö", "--", "a.b"])
+def test_any_file_name_gives_a_layer(write_raster, tmp_path, stem):
+    found = vectorize(write_raster("m.tif", np.array([[0, 1]], "u1")), tmp_path / f"{stem}.gpkg")
+    assert len(geopandas.read_file(found.path, layer=found.layer)) == 2
+    assert re.fullmatch(r"\w+", found.layer)
+    assert ("QGIS 3.22 cannot open" in "".join(found.warnings)) == ("%" in stem)

@@ -22,7 +22,7 @@ from rsseg.data.tiles import open_scene
 from rsseg.modality import Modality, Statistics
 from rsseg.models.segmenter import Plan, Segmenter
 from rsseg.predict.layout import Layout
-from rsseg.predict.memory import estimate
+from rsseg.predict.memory import estimate, keep_pages
 from rsseg.predict.sliding import Sliding
 from rsseg.predict.views import views
 from rsseg.recipe import Recipe
@@ -108,6 +108,7 @@ class Peak:
 
 
 def main(folder: str, height: str, width: str) -> None:
+    keep_pages()  # as the command line does
     torch.set_num_threads(2)
     model, sliding, layout = model_of(Free()), Sliding(512, 128), Layout(1)
     opened = open_scene(scene(Path(folder), int(height), int(width)), model.facts.modalities, None)

@@ -197,7 +197,7 @@ def survived(runner, town, kills: int, seed: int) -> None:
     runner.run(whole)
     length = time.perf_counter() - begin
     expected = content(whole[0].out)
-    assert len(expected) == 5 * 5 + 1  # two maps with three files beside them, and the manifest
+    assert len(expected) == 5 * 7 + 1  # two maps with five files beside them, and the manifest
     draw = random.Random(seed)
     hits = 0
     for number in range(kills):

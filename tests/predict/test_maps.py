@@ -84,7 +84,7 @@ def test_the_smallest_type_has_a_bit_for_each_modality(count, dtype):
     layer = maps.layers(facts(names), ["modalities"], {"A": "b"})["modalities"]
     last = 1 << (count - 1)
     assert (layer.dtype, layer.bands, layer.nodata, layer.overviews) == (dtype, 1, 0, "nearest")
-    assert layer.style == BitStyle(names)
+    assert layer.style == BitStyle(names, layer.style.caption)
     assert layer.tags["RSSEG_BITS"].endswith(f"{last}=m{count - 1}")
     assert layer.tags["A"] == "b"
     present = torch.full((1, 2), last, dtype=torch.int64 if count > 8 else torch.uint8)
@@ -97,7 +97,7 @@ def test_the_smallest_type_has_a_bit_for_each_modality(count, dtype):
 def test_layers_say_what_their_pixels_mean():
     layers = maps.layers(facts(), maps.KINDS, {"RSSEG_SCENE": "s"})
     assert layers["classes"].palette[2] == CLASSES.classes[2].rgb
-    assert layers["classes"].style == ClassStyle(CLASSES)
+    assert layers["classes"].style == ClassStyle(CLASSES, layers["classes"].style.caption)
     for kind, bands in (
         ("confidence", ("confidence",)),
         ("probabilities", CLASSES.names),
@@ -106,8 +106,13 @@ def test_layers_say_what_their_pixels_mean():
         layer = layers[kind]
         assert (layer.dtype, layer.nodata, layer.overviews) == ("uint8", 255, "average")
         assert (layer.scale, layer.offset) == (1 / 254, 0)
-        assert (layer.descriptions, layer.bands, layer.style) == (bands, len(bands), RampStyle())
+        assert (layer.descriptions, layer.bands, layer.style) == (
+            bands,
+            len(bands),
+            RampStyle(layer.style.caption),
+        )
     assert all(layer.tags["RSSEG_SCENE"] == "s" for layer in layers.values())
+    assert len({layer.style.caption.title for layer in layers.values()}) == len(maps.KINDS)
 
 
 def test_contributions_must_have_been_asked_for():

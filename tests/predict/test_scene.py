@@ -35,7 +35,7 @@ from rsseg.recipe import Recipe
 
 SLIDING = Sliding(tile=64, overlap=16)
 ORDER = Order(SLIDING)
-SIDECARS = {"s_classes.qml", "s_classes.tif.aux.xml", "s_confidence.qml"}
+SIDECARS = {"s_classes.qml", "s_classes.qmd", "s_classes.tif.aux.xml", "s_confidence.qml", "s_confidence.qmd"}
 AREA = "7.3687,52.4011,7.3692,52.4017"
 """Within the scenes below, and across their borders."""
 

@@ -135,6 +135,7 @@ def check_names(out: Path, stems: tuple[str, ...], shape: tuple[int, int]) -> No
 def finals(stem: str) -> set[str]:
     maps = {f"{stem}_{suffix}.tif" for suffix in LAYERS}
     styles = {f"{stem}_{suffix}.qml" for suffix in ("classes", "confidence", "modalities")}
+    styles |= {f"{stem}_{suffix}.qmd" for suffix in ("classes", "confidence")}
     return maps | styles | {f"{stem}_{suffix}.tif.aux.xml" for suffix in ("classes", "modalities")}
 
 

@@ -38,7 +38,10 @@ CLASSES = ClassMap(
 )
 FEWER = ClassMap(classes=CLASSES.classes[:1])
 LAYERS = {"classes": class_layer(CLASSES, {"K": "v"}), "confidence": confidence_layer({"K": "v"})}
-FINAL = ["s_classes.qml", "s_classes.tif", "s_classes.tif.aux.xml", "s_confidence.qml", "s_confidence.tif"]
+FINAL = [
+    *("s_classes.qmd", "s_classes.qml", "s_classes.tif", "s_classes.tif.aux.xml"),
+    *("s_confidence.qmd", "s_confidence.qml", "s_confidence.tif"),
+]
 HERE = Path(__file__).parent
 
 

@@ -84,7 +84,12 @@ def test_class_map_comes_back_with_all_it_says(tmp_path):
         assert found["a_b"] == "cd"
         assert file.compression.name == "deflate"
         assert file.block_shapes == [(512, 512)]
-    assert sorted(os.listdir(tmp_path)) == ["x_classes.qml", "x_classes.tif", "x_classes.tif.aux.xml"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "x_classes.qmd",
+        "x_classes.qml",
+        "x_classes.tif",
+        "x_classes.tif.aux.xml",
+    ]
 
 
 def test_overviews_of_classes_hold_only_ids_that_occur_and_keep_gaps(tmp_path):
@@ -197,7 +202,7 @@ def test_georeferencing_is_kept_to_the_last_bit(tmp_path, crs, transform):
 def test_folders_with_odd_names_work(tmp_path, folder):
     (tmp_path / folder).mkdir()
     path = written(tmp_path / folder / "m%41_g.tif", grid(9, 9), confidence_layer({}), pixels(1, 9, 9))
-    assert sorted(os.listdir(path.parent)) == ["m%41_g.qml", "m%41_g.tif"]
+    assert sorted(os.listdir(path.parent)) == ["m%41_g.qmd", "m%41_g.qml", "m%41_g.tif"]
 
 
 @pytest.mark.parametrize(

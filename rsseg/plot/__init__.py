@@ -1,0 +1,1 @@
+"""Scenes as pictures: modalities, valid maps, target and predictions side by side."""
