@@ -315,7 +315,7 @@ def _order(
     recipe, (tile, overlap) = model.facts.recipe, sizes
     tile = recipe.predict_tile if tile is None else tile
     shared = recipe.predict.overlap if overlap is None else overlap
-    sliding = Sliding(tile, tile // 4 if shared is None else shared)
+    sliding = Sliding(tile, tile // 4 if shared is None else shared, recipe.predict.blend)
     area = area if area is None or isinstance(area, Area) else read_area(os.fspath(area))
     return Order(sliding, tuple(without), tuple(kinds), area, gsd)
 
