@@ -33,7 +33,9 @@ def export(
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(help="Only size of a tile, pixels", show_default="any where the network allows it"),
+        typer.Option(
+            min=1, help="Only size of a tile, pixels", show_default="any where the network allows it"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,

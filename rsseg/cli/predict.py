@@ -136,9 +136,11 @@ def predict(
         console.say(f"--shard {shards}: none of {len(table)} scenes is in it")
     jobs = _jobs(chosen, model, out, order, recipe, device, overwrite=overwrite)
     report = _run(loaded, jobs, where, fail_fast=fail_fast or len(table) == 1, quiet=quiet)
-    items: list[Path] = []
+    items: list[Path] | None = [] if as_stac else None
     if as_stac and report.done:
-        items = stac.write_items(out, replace(table, rows=tuple(chosen)), loaded.facts.class_map, model=model)
+        done = {outcome.scene: outcome.maps for outcome in report.done}
+        rows = replace(table, rows=tuple(chosen))
+        items = stac.write_items(out, rows, loaded.facts.class_map, model=model, maps=done)
     _show(report, items, as_json=as_json)
 
 
@@ -245,15 +247,15 @@ def _make_folder(out: Path) -> None:
         raise RssegError(f"--out {out}: cannot be made ({error.strerror}); give another folder") from error
 
 
-def _show(report: Report, items: Sequence[Path], *, as_json: bool) -> None:
+def _show(report: Report, items: Sequence[Path] | None, *, as_json: bool) -> None:
     failed = {outcome.scene: str(outcome.reason) for outcome in report.failed}
     outside = {outcome.scene: str(outcome.reason) for outcome in report.outside}
     if as_json:
         done = {outcome.scene: [str(path) for path in outcome.maps] for outcome in report.done}
         content = {"maps": done, "failed": failed, "outside": outside, "warnings": list(report.warnings)}
-        console.show_json(content | ({"stac": [str(path) for path in items]} if items else {}))
+        console.show_json(content | ({} if items is None else {"stac": [str(path) for path in items]}))
     else:
-        _show_maps(report, items)
+        _show_maps(report, items or ())
     for name, reason in failed.items():
         console.say(f"failed: {name}: {reason}")
     if outside and not report.done and not failed:

@@ -12,6 +12,9 @@ from rsseg.export.vectorize import vectorize as write
 
 app = typer.Typer(add_completion=False)
 
+_LONGEST = 40
+"""Characters of a name in the table: figures keep their place beside it."""
+
 
 @app.command()
 def vectorize(
@@ -56,11 +59,22 @@ def vectorize(
     if as_json:
         console.show_json(_content(found))
         return
-    rows = [[entry.name, str(entry.regions), f"{entry.area:.6g}"] for entry in found.classes]
+    rows = [[_shown(entry.name), str(entry.regions), f"{entry.area:.6g}"] for entry in found.classes]
     console.stdout.print(console.table("regions", ("class", "polygons", "area, m²"), rows))
     if found.merged:
         console.show(f"{found.merged} regions below {min_area:g} m² went to their neighbours")
     console.show(str(found.path))
+
+
+def _shown(name: str) -> str:
+    r"""Returns a class's name without what would steer a terminal, and not too long.
+
+    Example:
+        >>> _shown("\x9b31mred\n roof"), len(_shown("x" * 300))
+        ('31mred roof', 40)
+    """
+    line = "".join(letter for letter in " ".join(name.split()) if letter.isprintable())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _content(found: Vectors) -> dict[str, object]:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -112,7 +113,7 @@ def write_layer(
         layer: name of the table.
         schema: of the batches.
         batches: with the geometry as WKB in the column `GEOMETRY`.
-        crs: WKT.
+        crs: WKT; None where the map has none.
 
     Raises:
         Exception: what the batches raise.
@@ -128,16 +129,18 @@ def write_layer(
 
     reader = pa.RecordBatchReader.from_batches(schema, watched())
     try:
-        pyogrio.write_arrow(
-            reader,
-            path,
-            layer=layer,
-            driver="GPKG",
-            geometry_name=GEOMETRY,
-            geometry_type="Polygon",
-            crs=crs,
-            dataset_options={"VERSION": "1.3"},  # GDAL 3.6, in Debian's QGIS, warns of newer ones
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+            pyogrio.write_arrow(
+                reader,
+                path,
+                layer=layer,
+                driver="GPKG",
+                geometry_name=GEOMETRY,
+                geometry_type="Polygon",
+                crs=crs,
+                dataset_options={"VERSION": "1.3"},  # GDAL 3.6, in Debian's QGIS, warns of newer ones
+            )
     except Exception:
         if raised:
             raise raised[0] from None

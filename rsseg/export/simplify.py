@@ -128,7 +128,7 @@ class _Thinning:
     """
 
     def __init__(self, nodes: Nodes, arcs: _Arcs, metres: Numbers, tolerance: float) -> None:
-        self._nodes, self._arcs, self._metres, self._limit = nodes, arcs, metres, tolerance**2
+        self._nodes, self._arcs, self._metres, self._limit = nodes, arcs, metres, tolerance * tolerance
         self._vertex = np.zeros((nodes.rows + 2, int(nodes.col.max()) + 1), np.bool_)
         self._vertex[nodes.row, nodes.col] = ~nodes.seam
         count = len(arcs.nodes)

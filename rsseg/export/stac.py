@@ -1,6 +1,7 @@
 """Maps as STAC: an Item for each scene, beside its maps, and a Collection for all that lie in a folder.
 
-    OUT/<stem>.json       Item: what `OUT/<stem>_*.tif` hold, where they lie, what they were made of
+    OUT/<stem>.json       Item: what `OUT/<stem>_*.tif` hold, where they lie, what they were made of;
+                          with `~` where the stem has `%`
     OUT/collection.json   Collection: every Item in OUT, whoever wrote it
 
 All that is said of a map is read from the finished file, its RSSEG_* tags included.  Links are relative
@@ -96,6 +97,7 @@ def write_items(
     *,
     model: Path | None = None,
     taken: Mapping[str, Taken] | None = None,
+    maps: Mapping[str, Sequence[Path]] | None = None,
 ) -> list[Path]:
     """Writes an Item for each scene that has maps in a folder, then the folder's Collection.
 
@@ -105,6 +107,8 @@ def write_items(
         class_map: of the model.
         model: model file, to which the Items link.
         taken: scene id → begin and end of its acquisition, with time zone, where they are known.
+        maps: scene id → its maps, the class map first, where others lie in the folder that an older job left;
+            None takes all that lie there.
 
     Returns:
         What was written, the Collection last.
@@ -115,10 +119,10 @@ def write_items(
     """
     written = []
     for scene in scenes:
-        maps = maps_of(out, scene.id)
-        if maps:
+        found = maps_of(out, scene.id) if maps is None else maps.get(scene.id)
+        if found:
             when = (taken or {}).get(scene.id)
-            written.append(write(item(maps, scene, class_map, model=model, taken=when), out))
+            written.append(write(item(found, scene, class_map, model=model, taken=when), out))
     return [*written, write(collection(out, class_map, model=model), out)]
 
 
@@ -237,10 +241,16 @@ def write(found: "pystac.Item | pystac.Collection", out: Path) -> Path:
 
 
 def item_name(stem: str) -> str:
-    """Returns the file name of an Item; a scene called "collection" does not take the Collection's."""
-    # no stem holds "%-" and a letter that is no hexadecimal digit
+    """Returns the file name of an Item; a scene called "collection" does not take the Collection's.
+
+    Example:
+        >>> item_name("Stra%C3%9Fe%207"), item_name("collection")
+        ('Stra~C3~9Fe~207.json', 'collection~-item.json')
+    """
+    # pystac opens local links as they stand, so that it would look for %25 in a file's name; no stem holds
+    # "~", nor "%-" and a letter that is no hexadecimal digit
     taken = f"{stem}.json".casefold() == COLLECTION
-    return f"{stem}%-item.json" if taken else f"{stem}.json"
+    return f"{stem.replace('%', '~')}{'~-item' if taken else ''}.json"
 
 
 def require() -> Any:
@@ -288,7 +298,9 @@ def classes(class_map: ClassMap) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for value, entry in enumerate(class_map.classes):
         name = re.sub("[^0-9A-Za-z_-]+", "_", entry.name).strip("_") or f"class_{value}"
-        found[name if name not in found else f"{name}_{value}"] = {"value": value, "entry": entry}
+        while name in found:
+            name = f"{name}_{value}"
+        found[name] = {"value": value, "entry": entry}
     return [
         {
             "value": one["value"],
@@ -402,9 +414,10 @@ def _read_item(path: Path) -> dict[str, Any] | None:
 def _during(moments: Iterable[Mapping[str, Any]]) -> tuple[datetime | None, datetime | None]:
     """Returns when scenes were taken; without a begin where that is not known of one."""
     begins, ends = [], []
-    for one in moments:
-        begins.append(datetime.fromisoformat(one["datetime"] or one["start_datetime"]))
-        ends.append(datetime.fromisoformat(one["datetime"] or one["end_datetime"]))
+    for one in moments:  # someone may have corrected them by hand
+        when = one.get("datetime")
+        begins.append(_moment(when or one.get("start_datetime")))
+        ends.append(_moment(when or one.get("end_datetime")))
     begin = min(begins, default=None)
     return None if begin == _LONG_AGO else begin, max(ends, default=None)
 
@@ -413,10 +426,10 @@ def _interval(begin: datetime, end: datetime) -> dict[str, str]:
     return {} if begin == end else {"start_datetime": _text(begin), "end_datetime": _text(end)}
 
 
-def _moment(text: str | None) -> datetime:
-    """Returns when a map was made; now where its tag does not say it."""
+def _moment(text: object) -> datetime:
+    """Returns the moment that a text says; now where it says none."""
     try:
-        found = datetime.fromisoformat(text or "")
+        found = datetime.fromisoformat(str(text))
     except ValueError:
         found = datetime.now(UTC)
     return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)

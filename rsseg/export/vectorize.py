@@ -132,7 +132,7 @@ def vectorize(
     """
     for name, value in (("min_area", min_area), ("simplify", simplify)):
         if not 0 <= value < np.inf:
-            raise RasterError(f"{name} {value}; expected 0 or a positive number")
+            raise RasterError(f"{name} {value}; expected 0 or a positive number: give another")
     out = Path(out)
     geopackage.require_free(out, overwrite=overwrite)
     source = _open(Path(path), None if confidence is None else Path(confidence), tall=simplify > 0)
@@ -223,6 +223,8 @@ class _Run:
     def _warnings(self, out: Path) -> Iterator[str]:
         if re.search("%[0-9A-Fa-f]{2}", out.name):
             yield f"{out.name}: QGIS 3.22 cannot open GeoPackages with %XX in their names; give another --out"
+        if self.source.classes.grid.crs is None:
+            yield f"{self.source.classes.path}: no CRS; areas take the unit of its coordinates for a metre"
         distortion = self.source.areas.distortion()
         if distortion != 1:
             yield (

@@ -276,6 +276,16 @@ def test_predict_the_scenes_of_a_table(place, tmp_path, capsys):
         assert made.tags()["RSSEG_MODALITIES"] == "rgb,dsm"
 
 
+def test_predict_describes_its_maps_for_catalogues(place, capsys):
+    argv = ["predict", str(place.model), str(place.root), "--scene", "v*", "--out", str(place.out), "--stac"]
+    assert cli.run([*argv, "--json", "--quiet"]) == 0
+    written = [Path(path).name for path in json.loads(capsys.readouterr().out)["stac"]]
+    assert written == ["val_000.json", "collection.json"]
+    item = json.loads((place.out / "val_000.json").read_text())
+    assert item["assets"]["classes"]["href"] == "./val_000_classes.tif"
+    assert [entry["title"] for entry in item["assets"]["classes"]["classification:classes"]]
+
+
 def test_predict_one_scene_by_its_files(place, capsys):
     files = [f"--file={name}={place.root}/{name}/test_000.tif" for name in ("dsm", "rgb")]
     assert cli.run(["predict", str(place.model), *files, "--out", str(place.out), "--quiet"]) == 0

@@ -163,11 +163,11 @@ def test_a_batch_is_a_catalogue_that_pystac_walks(tmp_path, validated):
     (out / "broken.json").write_text("{")
     (out / "other.json").write_text('{"type": "Feature"}')
     written = stac.write_items(out, table(scene("b"), scene("collection")), CLASSES)
-    assert [path.name for path in written] == ["b.json", "collection%-item.json", "collection.json"]
+    assert [path.name for path in written] == ["b.json", "collection~-item.json", "collection.json"]
     content = strict(out / "collection.json")
     validated(content)
     listed = [link["href"] for link in content["links"] if link["rel"] == "item"]
-    assert listed == ["./a.json", "./b.json", "./collection%25-item.json"]
+    assert listed == ["./a.json", "./b.json", "./collection~-item.json"]
     assert content["extent"]["temporal"]["interval"] == [[None, "2026-11-21T07:38:00Z"]]
     assert content["extent"]["spatial"]["bbox"] == [strict(out / "a.json")["bbox"]]
     walked = pystac.read_file(str(out / "collection.json"))
@@ -201,6 +201,32 @@ def test_hostile_scene_ids_stay_in_the_folder_and_break_nothing(name, tmp_path, 
         assert "/" not in unquote(href[2:])
     (link,) = [one["href"] for one in strict(collection)["links"] if one["rel"] == "item"]
     assert (out / unquote(link)).samefile(item)
+    (walked,) = pystac.read_file(str(collection)).get_items()
+    assert walked.id == content["id"]
+
+
+def test_maps_that_an_older_job_left_are_passed_over(tmp_path, validated):
+    out = tmp_path / "maps"
+    maps = write_maps(out, "a")
+    left = write_maps(out, "b", size=(3, 4))
+    left[1].rename(out / "a_probabilities.tif")
+    item, _ = stac.write_items(out, table(scene("a"), scene("b")), CLASSES, maps={"a": maps})
+    validated(strict(item))
+    assert set(strict(item)["assets"]) == {"classes", "confidence"}
+    assert not (out / "b.json").exists()
+
+
+def test_times_in_items_that_someone_corrected_by_hand(tmp_path, validated):
+    out = tmp_path / "maps"
+    for name in "abc":
+        write_maps(out, name)
+    stac.write_items(out, table(scene("a"), scene("b")), CLASSES)
+    for name, when in (("a", {"datetime": "2020-06-01T10:00:00"}), ("b", {})):
+        content = strict(out / f"{name}.json")
+        kept = {key: text for key, text in content["properties"].items() if "datetime" not in key}
+        (out / f"{name}.json").write_text(json.dumps({**content, "properties": {**kept, **when}}))
+    stac.write_items(out, table(scene("c")), CLASSES)
+    validated(strict(out / "collection.json"))
 
 
 def test_hostile_class_names(tmp_path, validated):
@@ -225,6 +251,16 @@ def test_machine_names_of_classes_are_different(names):
     )
     found = stac.classes(class_map)
     assert [(entry["value"], entry["title"]) for entry in found] == list(enumerate(names))
+    assert len({entry["name"] for entry in found}) == len(names)
+
+
+def test_machine_names_that_were_made_different_take_no_other_class():
+    names = ["a", "a_2", "a!", "class_4", "草", "a_2_5", "a_2!"]
+    class_map = ClassMap(
+        classes=tuple(LandClass(name=n, values=(k,), colour="#010203") for k, n in enumerate(names))
+    )
+    found = stac.classes(class_map)
+    assert [entry["title"] for entry in found] == names
     assert len({entry["name"] for entry in found}) == len(names)
 
 

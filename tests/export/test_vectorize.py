@@ -176,6 +176,14 @@ def test_a_plane_that_bends_areas_is_told(write_raster, tmp_path):
     assert vectorize(write_raster("u.tif", np.zeros((4, 4), "u1")), tmp_path / "u.gpkg").warnings == ()
 
 
+def test_a_map_without_crs_is_told_in_a_line(write_raster, tmp_path):
+    path = write_raster("m.tif", np.zeros((4, 4), "u1"), crs=None, transform=Affine(2, 0, 0, 0, -2, 0))
+    found = vectorize(path, tmp_path / "m.gpkg")
+    (line,) = found.warnings
+    assert "no CRS" in line
+    assert found.area == 16
+
+
 def test_confidence_is_the_mean_over_the_region(made, write_raster, tmp_path):
     pixels = blobs(60)
     coded = np.random.default_rng(1).integers(0, 255, pixels.shape).astype("u1")

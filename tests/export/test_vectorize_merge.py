@@ -125,7 +125,7 @@ def blobs(size, seed):
 @modest
 @given(
     st.one_of(class_maps, st.builds(blobs, st.integers(20, 60), st.integers(0, 99))),
-    st.sampled_from((0.4, 0.8, 1.5, 3.0, 20.0)),
+    st.sampled_from((0.4, 0.8, 1.5, 3.0, 20.0, 1e300)),
     st.integers(1, 40),
 )
 def test_simple_borders_stay_shared_valid_and_near(made, pixels, tolerance, rows):
