@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from rsseg.export import stac
 from rsseg.predict import maps, workers
 from rsseg.predict.area import read_area
 from rsseg.predict.batch import Job, Outcome, Report, Watch, hash_of, run_all, shard
+from rsseg.predict.blend import Blend
 from rsseg.predict.memory import Estimate
 from rsseg.predict.scene import USUAL, Order, remaining
 from rsseg.recipe import Recipe
@@ -25,8 +26,6 @@ from rsseg.recipe import Recipe
 app = typer.Typer(add_completion=False)
 
 _SOME_FAILED = 3
-
-Blend = Literal["hann", "constant", "crop"]
 
 
 @app.command()

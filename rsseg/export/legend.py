@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,10 +19,12 @@ _LARGEST = 16 << 20
 _NAME, _VALUE, _RGB = "2", "5", ("6", "7", "8")
 """GDALRATFieldUsage of the columns."""
 
-_FALLBACK: tuple[Colour, ...] = tuple(
-    (red, green, blue) for red, green, blue in (bytes.fromhex(name[1:]) for name in colours.fill([""] * 12))
-)
-"""Of classes for which the file states none."""
+
+@cache
+def _fallback() -> tuple[Colour, ...]:
+    """Returns the colours of classes for which the file states none."""
+    found = (bytes.fromhex(name[1:]) for name in colours.fill([""] * 12))
+    return tuple((red, green, blue) for red, green, blue in found)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Legend:
 
     def colour(self, class_id: int) -> Colour:
         """Returns a class's colour, or one of twelve that colour-blind eyes can tell apart."""
-        return self.colours.get(class_id, _FALLBACK[class_id % len(_FALLBACK)])
+        stated = self.colours.get(class_id)
+        return _fallback()[class_id % len(_fallback())] if stated is None else stated
 
 
 def read_legend(path: Location, palette: Mapping[int, tuple[int, ...]]) -> Legend:

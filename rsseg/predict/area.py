@@ -32,6 +32,7 @@ from rsseg.geo import Window, globe
 from rsseg.modality import Bools
 from rsseg.raster.handles import quiet
 from rsseg.raster.location import locate
+from rsseg.raster.vector import read_layer
 from rsseg.raster.warp import same_crs
 
 _DEGREES = "EPSG:4326"
@@ -215,12 +216,7 @@ def _frame(text: str) -> gpd.GeoDataFrame:
         found = False
     if not found:
         raise RasterError(f"area {text}: no such file; expected a vector file, or {_ORDER}")
-    try:
-        layer = gpd.list_layers(str(place))["name"].iloc[0]
-        frame = gpd.read_file(str(place), layer=layer, engine="pyogrio")
-    except Exception as error:  # pyogrio's errors share no base below this
-        reason = " ".join(str(error).split())[:200]
-        raise RasterError(f"area {text}: no readable polygons ({reason}); give a vector file") from error
+    frame = read_layer(place, None, f"area {text}")
     if not isinstance(frame, gpd.GeoDataFrame):
         raise RasterError(f"area {text}: holds no geometries; expected polygons")
     return frame

@@ -25,7 +25,7 @@ import torch
 
 from rsseg.checkpoint import Model
 from rsseg.data.scenes import Scene
-from rsseg.data.tiles import OpenScene, open_scene
+from rsseg.data.tiles import OpenScene
 from rsseg.errors import RssegError, SceneError
 from rsseg.predict import maps, unusual
 from rsseg.predict.area import OutsideError, Region, region_of
@@ -33,7 +33,7 @@ from rsseg.predict.inputs import Stamped, described, require_same, stamps
 from rsseg.predict.layout import Layout, measure
 from rsseg.predict.manifest import Conditions, Entry, Manifest
 from rsseg.predict.memory import Estimate, estimate
-from rsseg.predict.scene import Order, map_scene, remaining
+from rsseg.predict.scene import Order, map_scene, open_for, remaining
 from rsseg.raster.location import stamp_of
 from rsseg.raster.parts import Parts
 from rsseg.raster.write import safe_stem
@@ -162,8 +162,8 @@ class Watch:
     """Takes a line: a warning, the layout that was chosen, a scene that others work at."""
     finished: Callable[[Outcome], None] = lambda outcome: None
     """Takes what became of each scene."""
-    estimated: Callable[[Estimate], None] = lambda estimate: None
-    """Takes the memory that a scene needs, before its first strip."""
+    estimated: Callable[[Estimate], None] | None = None
+    """Takes the memory that a scene needs, before its first strip; None spares the pass that tells."""
 
 
 UNWATCHED = Watch()
@@ -292,7 +292,7 @@ class _Run:
 
     def outcome(self, *, wait: bool) -> Outcome:
         begin = perf_counter()
-        if self._done() and not unfinished(self.job):
+        if self._done() and not Parts.left(self.job.out, self.job.stem):
             return self._before()
         parts = Parts.claim(self.job.out, self.job.stem, wait=wait)
         if parts is None:
@@ -311,9 +311,7 @@ class _Run:
 
     def _mapped(self, parts: Parts, begin: float) -> Outcome:
         job, order = self.job, self.job.order
-        facts = self.model.facts
-        gsd = facts.recipe.data.gsd if order.gsd is None else order.gsd
-        opened = open_scene(job.scene, facts.modalities, None, gsd)
+        opened = open_for(self.model, job.scene, order.gsd)
         try:
             region = None if order.area is None else region_of(order.area, opened)
         except OutsideError as error:
@@ -321,7 +319,8 @@ class _Run:
             return Outcome(job.scene.id, "outside", reason=str(error))
         warnings = self._warnings(opened)
         layout = self._layout()
-        self.watch.estimated(self._estimate(opened, region, layout))
+        if self.watch.estimated is not None:
+            self.watch.estimated(self._estimate(opened, region, layout))
         self.record("started")
         paths = map_scene(
             self.model,
@@ -419,11 +418,6 @@ def kind_of(device: torch.device) -> str:
     if device.type != "cuda":
         return device.type
     return f"cuda {torch.cuda.get_device_name(device)}"
-
-
-def unfinished(job: Job) -> bool:
-    """Returns whether somebody is at a scene, or was and left something."""
-    return (job.out / f".{job.stem}.part").exists()
 
 
 def _sizes(paths: Iterable[Path]) -> dict[str, int]:

@@ -181,7 +181,7 @@ def predict_scene(  # noqa: PLR0913 - two say what, the rest how, by name
         RssegError: as `rsseg predict` would say.
     """
     order = _order(model, (tile, overlap), without, kinds, area, gsd)
-    task = _prepared(model, _opened(model, scene, gsd), order)
+    task = _prepared(model, open_for(model, scene, gsd), order)
     layers = maps.layers(model.facts, task.kinds, _tags(task, None))
     arrays = {kind: np.empty((layer.bands, *task.grid.shape), layer.dtype) for kind, layer in layers.items()}
     with closing(task.strips(layout or Layout(), 0, progress)) as strips:
@@ -227,7 +227,7 @@ def predict_strips(  # noqa: PLR0913 - two say what, the rest how, by name
     """
     kinds = ("contributions",) if contributions else USUAL
     order = _order(model, (tile, overlap), without, kinds, area, gsd)
-    task = _prepared(model, _opened(model, scene, gsd), order)
+    task = _prepared(model, open_for(model, scene, gsd), order)
     return task.shown(layout or Layout(), progress)
 
 
@@ -320,7 +320,13 @@ def _order(
     return Order(sliding, tuple(without), tuple(kinds), area, gsd)
 
 
-def _opened(model: Model, scene: Scene | OpenScene, gsd: float | None) -> OpenScene:
+def open_for(model: Model, scene: Scene | OpenScene, gsd: float | None) -> OpenScene:
+    """Returns a scene opened with a model's modalities, at pixels of `gsd` metres or the recipe's.
+
+    Raises:
+        SceneError: a GSD for a scene that is open already.
+        RssegError: as `open_scene`.
+    """
     if isinstance(scene, Scene):
         gsd = model.facts.recipe.data.gsd if gsd is None else gsd
         return open_scene(scene, model.facts.modalities, None, gsd)

@@ -83,8 +83,13 @@ class Parts:
         if not stem or Path(stem).name != stem or stem.startswith("."):
             raise RasterError(f"{stem!r} cannot begin a file name; use safe_stem(…)")
         with reported(out / stem):
-            lock = FolderLock.take(out / f".{stem}.part", wait=wait)
+            lock = FolderLock.take(_folder(out, stem), wait=wait)
         return None if lock is None else cls(lock, out, stem)
+
+    @staticmethod
+    def left(out: Path, stem: str) -> bool:
+        """Returns whether somebody is at a scene, or was and left something."""
+        return _folder(out, stem).exists()
 
     @property
     def job(self) -> str | None:
@@ -394,6 +399,10 @@ class _Flat:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _folder(out: Path, stem: str) -> Path:
+    return out / f".{stem}.part"
 
 
 def _asked(job: str, grid: GeoBox, layers: Mapping[str, Layer]) -> dict[str, Any]:

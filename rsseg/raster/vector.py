@@ -226,15 +226,29 @@ def _loaded(file: VectorFile) -> _Loaded:
     )
 
 
+def read_layer(path: Location, layer: str | None, name: str) -> gpd.GeoDataFrame | pd.DataFrame:
+    """Returns a layer of a vector file as it is; without geometries it is a plain table.
+
+    Args:
+        path: of the file.
+        layer: None takes the first.
+        name: with which errors begin.
+
+    Raises:
+        RasterError: it cannot be read.
+    """
+    try:
+        layer = layer or gpd.list_layers(str(path))["name"].iloc[0]
+        return gpd.read_file(str(path), layer=layer, engine="pyogrio")
+    except Exception as error:  # pyogrio's errors share no base below this
+        reason = " ".join(str(error).split())[:200]
+        raise RasterError(f"{name}: no readable polygons ({reason}); give a vector file") from error
+
+
 def _frame(file: VectorFile) -> gpd.GeoDataFrame:
     if not exists(file.path):
         raise RasterError(f"{file.path}: no such file; expected label polygons there: check the path")
-    try:
-        layer = file.layer or gpd.list_layers(str(file.path))["name"].iloc[0]
-        frame = gpd.read_file(str(file.path), layer=layer, engine="pyogrio")
-    except Exception as error:  # pyogrio's errors share no base below this
-        reason = " ".join(str(error).split())[:200]
-        raise RasterError(f"{file.path}: no readable polygons ({reason}); give a vector file") from error
+    frame = read_layer(file.path, file.layer, str(file.path))
     if not isinstance(frame, gpd.GeoDataFrame):
         raise RasterError(f"{file.path}: holds no geometries; expected polygons with a class column")
     if file.column not in frame or file.column == frame.geometry.name:
