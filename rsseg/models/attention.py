@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
-def default_heads(channels: int) -> int:
-    """Returns the number of heads: C/64 as in PVT-v2 (1, 2, 5, 8), else the largest smaller divisor of C."""
-    return next(heads for heads in range(max(1, channels // 64), 0, -1) if channels % heads == 0)
+def default_heads(channels: int, width: int = 64) -> int:
+    """Returns the number of heads: C/64 as in PVT-v2 (1, 2, 5, 8), else the largest smaller divisor of C.
+
+    Args:
+        channels: C.
+        width: channels of a head; 32 in Swin.
+    """
+    return next(heads for heads in range(max(1, channels // width), 0, -1) if channels % heads == 0)
 
 
 class Perceptron(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rsseg.errors import ModelError
 from rsseg.models.backbones import KNOWN
+from rsseg.models.methods.charm import Charm
 from rsseg.models.methods.early import Early
 from rsseg.models.methods.mean import Mean
 from rsseg.models.methods.sgma import Sgma
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Segmenter[Any]]] = {
     "early": Early,
     "mean": Mean,
     "sgma": Sgma,
+    "charm": Charm,
 }
 
 BACKBONES: tuple[str, ...] = KNOWN

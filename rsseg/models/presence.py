@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+LEAST = 1e-6
+"""Share that a valid modality has at least, so that shares can be normalised and inverted."""
 
 Rows = tuple[Tensor | None, ...]
 """Per modality the batch indices of the samples that have it; None = take the whole batch."""
@@ -55,13 +59,21 @@ class Encoded:
 
     def keep(self, kept: Tensor) -> "Encoded":
         """Returns the same without the modalities that are False in `kept` (M,)."""
+        none = torch.zeros(0, dtype=torch.int64, device=kept.device)
+        rows = tuple(row if k else none for row, k in zip(self.rows, kept.tolist(), strict=True))
         kept = kept[:, None, None]
-        return replace(self, valid=tuple(v & kept for v in self.valid), pixels=self.pixels & kept)
+        return replace(self, valid=tuple(v & kept for v in self.valid), pixels=self.pixels & kept, rows=rows)
+
+    @property
+    def there(self) -> list[int]:
+        """Indices of the modalities that some sample of the batch has; of all where none has any."""
+        present = [m for m, row in enumerate(self.rows) if row is None or row.numel()]
+        return present or list(range(len(self.rows)))
 
     def packed(self) -> "Encoded":
-        """Returns the same without the modalities that no sample of the batch has, unless that is all."""
-        there = [m for m, row in enumerate(self.rows) if row is None or row.numel()]
-        if len(there) in (0, len(self.rows)):
+        """Returns the same with only the modalities that are `there`."""
+        there = self.there
+        if len(there) == len(self.rows):
             return self
         return Encoded(
             tuple(f[:, there] for f in self.features),
@@ -81,6 +93,18 @@ def blank(values: Tensor, valid: Tensor) -> Tensor:
     if not torch.compiler.is_compiling() and valid.device.type == "cpu" and bool(valid.all()):
         return values  # looking is cheaper than copying; on other devices it would mean waiting
     return torch.where(valid.unsqueeze(-3), values, values.new_zeros(()))
+
+
+def over_scales(shares: Sequence[Tensor], pixels: Tensor) -> Tensor:
+    """Returns each modality's share per pixel, (B, M, H, W), averaged over scales; 0 where nothing is valid.
+
+    Args:
+        shares: one (B, M, h, w) per scale.
+        pixels: valid at full size, (B, M, H, W), boolean.
+    """
+    mean = torch.stack([F.interpolate(s, size=pixels.shape[-2:], mode="bilinear") for s in shares]).mean(0)
+    share = torch.where(pixels, mean.clamp(min=LEAST), 0)
+    return share / share.sum(1, keepdim=True).clamp(min=LEAST)
 
 
 def coarsen(valid: Tensor, strides: Sequence[int]) -> tuple[Tensor, ...]:

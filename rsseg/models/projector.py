@@ -1,6 +1,6 @@
 """Projector: brings a modality's features into the space where modalities are compared."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,35 @@ def projector(channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def normalised_projector(channels: int) -> nn.Sequential:
+    """Returns the same layers, each followed by layer normalisation over the channels of a cell.
+
+    CHARM's semantic projector [paper, charm.md section 3]; that it keeps the number of channels is inferred.
+    """
+    pairs = [(layer, CellNorm(channels)) for layer in projector(channels)]
+    return nn.Sequential(*(part for pair in pairs for part in pair))
+
+
+class CellNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each cell of (B, C, h, w)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns (B, C, h, w)."""
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
+
+
 class Projectors(nn.Module):
     """A projector for each modality and stage; absent modalities cost nothing and stay 0."""
 
-    def __init__(self, modalities: Iterable[str], channels: Iterable[int]) -> None:
+    def __init__(
+        self,
+        modalities: Iterable[str],
+        channels: Iterable[int],
+        make: Callable[[int], nn.Module] = projector,
+    ) -> None:
         super().__init__()
-        self.of = nn.ModuleDict({name: nn.ModuleList(projector(c) for c in channels) for name in modalities})
+        channels = list(channels)
+        self.of = nn.ModuleDict({name: nn.ModuleList(make(c) for c in channels) for name in modalities})
 
     def forward(self, encoded: Encoded) -> tuple[Tensor, ...]:
         """Returns projected features, one (B, M, C, h, w) per stage."""

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOOR = 1e-6
+from rsseg.models.presence import LEAST
+
+SIGNS = {"softmin": -1, "uniform": 0, "softmax": 1}
+"""Rules by which a score becomes a chance, and the sign that the score gets in a softmax."""
 
 
 def inverted(robustness: Tensor, valid: Tensor) -> Tensor:
@@ -17,7 +20,7 @@ def inverted(robustness: Tensor, valid: Tensor) -> Tensor:
         robustness: (B, M, h, w), r; detached here and floored at 1e-6 [inferred].
         valid: (B, M, h, w), boolean.
     """
-    inverse = torch.where(valid, 1 / robustness.detach().float().clamp(min=FLOOR), 0)  # 1e6 is inf in float16
+    inverse = torch.where(valid, 1 / robustness.detach().float().clamp(min=LEAST), 0)  # 1e6 is inf in float16
     return inverse / inverse.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -34,7 +37,26 @@ def probabilities(robustness: Tensor, valid: Tensor) -> Tensor:
     """
     mean = inverted(robustness, valid).sum((2, 3)) / valid.sum((2, 3)).clamp(min=1)
     total = mean.sum(1, keepdim=True)
-    return torch.where(total > 0, mean / total.clamp(min=FLOOR), 1 / mean.shape[1])
+    return torch.where(total > 0, mean / total.clamp(min=LEAST), 1 / mean.shape[1])
+
+
+def by_score(scores: Tensor, valid: Tensor, rule: str) -> Tensor:
+    """Returns the probability (B, M) with which each modality is drawn, by its mean score.
+
+    Equation (5) of CHARM [paper, charm.md section 7]: the lower the score, the likelier.  The mean is over
+    the positions where the modality is valid, of scores as they are: normalised ones could not give the
+    probabilities that the paper's figure 2 shows [inferred].  A sample with nothing valid gets equal ones.
+
+    Args:
+        scores: (B, M, h, w), any real number; detached here.
+        valid: (B, M, h, w), boolean.
+        rule: "softmin", or for comparison "uniform" or "softmax" [paper, table 3].
+    """
+    total = torch.where(valid, scores.detach().float(), 0).sum((2, 3))
+    mean = total / valid.sum((2, 3)).clamp(min=1) * SIGNS[rule]
+    present = valid.flatten(2).any(2)
+    present = present | ~present.any(1, keepdim=True)
+    return mean.masked_fill(~present, float("-inf")).softmax(1)
 
 
 def draw(chances: Sequence[Tensor], *, per_scale: bool) -> list[Tensor]:
@@ -52,3 +74,15 @@ def draw(chances: Sequence[Tensor], *, per_scale: bool) -> list[Tensor]:
 def pick(values: Tensor, drawn: Tensor) -> Tensor:
     """Returns (B, …): from each sample of (B, M, …) the modality drawn for it (B,)."""
     return values[torch.arange(len(drawn), device=drawn.device), drawn]
+
+
+def reassembly(valid: Tensor) -> Tensor:
+    """Returns for each position one of the modalities valid there, all alike likely, (B, h, w).
+
+    The modality-reassembled feature of CHARM takes its positions from these [paper]; drawn uniformly, and
+    anew at every position [inferred, charm.md section 5].  Any index where none is valid.
+
+    Args:
+        valid: (B, M, h, w), boolean.
+    """
+    return torch.rand(valid.shape, device=valid.device).masked_fill(~valid, -1).argmax(1)

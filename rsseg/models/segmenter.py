@@ -32,6 +32,14 @@ class Contributing(Protocol):
         """Returns each modality's share per pixel, (B, M, H, W): sums to 1, or to 0 where none is valid."""
 
 
+@runtime_checkable
+class ByScale(Protocol):
+    """A method that knows each modality's share at each scale."""
+
+    def shares_by_scale(self, state: Any) -> Sequence[Tensor]:
+        """Returns each modality's share, one (B, M, h, w) per scale: sums to 1, to 0 where none is valid."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What every method is built from, apart from its own options."""
@@ -158,6 +166,25 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         """
         self._sharing()
         return self._shares(self._encode(self._see(images, valid)))
+
+    def contributions_by_scale(
+        self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """Returns for each scale, finest first, each modality's share per cell (B, h, w).
+
+        They sum to 1, or to 0 where nothing is valid.
+
+        Args:
+            images: as in `forward`.
+            valid: as in `forward`.
+
+        Raises:
+            ModelError: as in `forward`, or the method has no such shares.
+        """
+        sharing: Any = self._sharing()
+        state = self._encode(self._see(images, valid))
+        found = sharing.shares_by_scale(state) if isinstance(self, ByScale) else [sharing.shares(state)]
+        return [dict(zip(self.modalities, shares.unbind(1), strict=True)) for shares in found]
 
     def check_tile(self, length: int) -> None:
         """Checks that a tile of this height or width, pixels, fits the backbone's strides.

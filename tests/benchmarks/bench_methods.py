@@ -1,8 +1,12 @@
-"""Methods: a training step and a forward pass of each, against `mean`."""
+"""Methods: a training step and a forward pass of each, against `mean`; what each costs at 512²."""
+
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from measuring import fastest, report
+from torch.utils.flop_counter import FlopCounterMode
 
 from rsseg.models.catalogue import METHODS, build
 
@@ -29,3 +33,39 @@ def bench_steps(backbone):
     for title, job in (("training step", step), ("inference", infer)):
         times = fastest({name: (lambda name=name, job=job: job(name)) for name in METHODS}, rounds=3)
         report(f"{title}, {backbone}, {batch} tiles of {size}²", times, "mean")
+
+
+@pytest.mark.parametrize("backbone", ["mit_b0", "pvt_v2_b2"])
+def bench_cost(backbone):
+    """The README's method table: parameters, multiplications, processor time of an image on one thread."""
+    size = 512
+    images = {name: torch.randn(1, bands, size, size) for name, bands in CHANNELS.items()}
+    valid = {name: torch.ones(1, size, size, dtype=torch.bool) for name in CHANNELS}
+    target = torch.randint(0, 5, (1, size, size))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    print(f"\n{backbone}, RGB + NIR + DSM at {size}², 5 classes, one thread")
+    print(f"  {'method':<10} {'parameters':>12} {'MACs':>10} {'inference':>10} {'training':>10}")
+    for name in METHODS:
+        model = build(name, modalities=CHANNELS, classes=5, backbone=backbone).eval()
+        count = sum(p.numel() for p in model.parameters())
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(images, valid)
+        macs = counter.get_total_flops() / 2
+        with torch.inference_mode():
+            use = _processor(lambda model=model: model(images, valid))
+        model.train()
+        learn = _processor(lambda model=model: sum(model.losses(images, valid, target).values()).backward())
+        print(f"  {name:<10} {count / 1e6:10.2f} M {macs / 1e9:8.1f} G {use:8.2f} s {learn:8.2f} s")
+    torch.set_num_threads(threads)
+
+
+def _processor(job: Callable[[], object]) -> float:
+    """Returns the shortest of three times, seconds of the processor: other jobs do not count."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        job()
+        times.append(time.process_time() - start)
+    return min(times)

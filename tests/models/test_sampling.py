@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rsseg.models.sampling import draw, inverted, pick, probabilities
+from rsseg.models.sampling import by_score, draw, inverted, pick, probabilities, reassembly
 
 B, M, SIDE = 2, 3, 5
 
@@ -79,3 +79,35 @@ def test_one_draw_for_all_scales_follows_their_mean():
 def test_pick():
     values = torch.arange(B * M * 2).reshape(B, M, 2)
     assert pick(values, torch.tensor([2, 0])).tolist() == [values[0, 2].tolist(), values[1, 0].tolist()]
+
+
+def test_chances_by_score_are_the_softmin_of_the_mean():
+    scores, valid = torch.randn(B, M, SIDE, SIDE) * 2, torch.rand(B, M, SIDE, SIDE) < 0.5
+    means = torch.tensor([[scores[b, m][valid[b, m]].mean() for m in range(M)] for b in range(B)])
+    torch.testing.assert_close(by_score(scores, valid, "softmin"), (-means).softmax(1))
+    torch.testing.assert_close(by_score(scores, valid, "softmax"), means.softmax(1))
+    torch.testing.assert_close(by_score(scores, valid, "uniform"), torch.full((B, M), 1 / M))
+
+
+@pytest.mark.parametrize("rule", ["softmin", "uniform", "softmax"])
+def test_the_absent_have_no_chance_by_score(valid, rule):
+    valid[0, 1] = valid[1] = False
+    chances = by_score(torch.randn(B, M, SIDE, SIDE, requires_grad=True), valid, rule)
+    assert chances[0, 1] == 0
+    torch.testing.assert_close(chances.sum(1), torch.ones(B))
+    torch.testing.assert_close(chances[1], torch.full((M,), 1 / M))
+    assert not chances.requires_grad
+
+
+def test_reassembly_takes_each_position_from_one_valid_modality_uniformly():
+    valid = torch.rand(1, M, 60, 60) < 0.6
+    draws = torch.stack([reassembly(valid)[0] for _ in range(300)])
+    picked = torch.stack([(draws == m).sum(0) for m in range(M)]).double()  # (M, h, w)
+    seen = valid[0]
+    assert not picked[~seen & seen.any(0)].any()
+    for count in (1, 2, 3):
+        where = seen.sum(0) == count
+        share = picked[:, where][seen[:, where]] / 300
+        assert abs(share.mean() - 1 / count) < 1e-9
+        if count > 1:  # the spread of a binomial, to 10 %
+            assert abs(share.std() / (1 / count * (1 - 1 / count) / 300) ** 0.5 - 1) < 0.1

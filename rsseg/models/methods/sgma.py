@@ -10,16 +10,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rsseg.errors import ModelError
 from rsseg.models.attention import RobustnessPerceptron, SpatialPerceptron, default_heads
 from rsseg.models.decoder import Decoder, default_width
 from rsseg.models.losses import IGNORED, cross_entropy
-from rsseg.models.presence import Encoded, Seen, blank
+from rsseg.models.presence import Encoded, Seen, blank, over_scales
 from rsseg.models.projector import Projectors
 from rsseg.models.prototypes import Prototypes
-from rsseg.models.sampling import FLOOR, draw, pick, probabilities
+from rsseg.models.sampling import draw, pick, probabilities
 from rsseg.models.segmenter import Plan, Segmenter
 from rsseg.models.shared import SharedBackbone
 
@@ -95,11 +94,11 @@ class Sgma(Segmenter[Encoded]):
 
     def shares(self, state: Encoded) -> Tensor:
         """Returns the robustness of each modality, averaged over scales, (B, M, H, W)."""
-        _, robustness = self._fuse(state)
-        size = state.pixels.shape[-2:]
-        mean = torch.stack([F.interpolate(r, size=size, mode="bilinear") for r in robustness]).mean(0)
-        share = torch.where(state.pixels, mean.clamp(min=FLOOR), 0)
-        return share / share.sum(1, keepdim=True).clamp(min=FLOOR)
+        return over_scales(self.shares_by_scale(state), state.pixels)
+
+    def shares_by_scale(self, state: Encoded) -> list[Tensor]:
+        """Returns the robustness of each modality, one (B, M, h, w) per scale."""
+        return self._fuse(state)[1]
 
     def _encode(self, seen: Seen) -> Encoded:
         encoded: Encoded = self.backbone(seen)
