@@ -6,7 +6,6 @@ The head is not described in the SGMA paper; this is what its sister papers use 
 from collections.abc import Sequence
 from functools import reduce
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,8 +66,10 @@ class Decoder(nn.Module):
         """
         finest = pyramid[0].shape[-2:]
         stages = zip(pyramid, self.laterals, self.fusion.weight.chunk(len(pyramid), dim=1), strict=True)
-        fused = reduce(torch.add, [_resize(lateral(x, part), finest) for x, lateral, part in stages])
-        logits = self.classifier(self.dropout(F.relu(self.norm(fused))))
+        parts = (_resize(lateral(x, part), finest) for x, lateral, part in stages)
+        # in place: the widest maps of the network are made here, and none of them is needed again
+        fused = reduce(Tensor.add_, parts)
+        logits = self.classifier(self.dropout(F.relu(self.norm(fused), inplace=True)))
         return _resize(logits, size)
 
 

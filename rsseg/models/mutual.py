@@ -17,7 +17,9 @@ from rsseg.models.attention import default_heads
 from rsseg.models.windows import merge, partition
 
 Project = Callable[[str, Tensor], Tensor]
-"""Takes a modality's name and cells (…, C), and returns what its own layer makes of them."""
+"""Takes a modality's name and cells (…, C), and returns what its own layers make of them, (…, D)."""
+Arrange = Callable[[Tensor], Tensor]
+"""Takes a map (B, h, w, D), and returns its windows (B·J, heads, side², d)."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,20 @@ class Every:
     """(B, N, h, w), boolean."""
     names: Sequence[str]
     """Of the N modalities."""
+    made: dict[tuple[Project, str], Tensor] | None = None
+    """Windows of single modalities, for contexts of other subsets of them; None keeps nothing."""
 
-    def projected(self, project: Project) -> Tensor:
-        """Returns (B, N, h, w, C)."""
-        parts = [project(name, part) for name, part in zip(self.names, self.cells.unbind(1), strict=True)]
-        return torch.stack(parts, 1)
+    def windows(self, project: Project, arrange: Arrange) -> Tensor:
+        """Returns (B·J, heads, N·side², d), projected and arranged."""
+        parts = zip(self.names, self.cells.unbind(1), strict=True)
+        return torch.cat([self._windows(project, arrange, name, part) for name, part in parts], 2)
+
+    def _windows(self, project: Project, arrange: Arrange, name: str, part: Tensor) -> Tensor:
+        if self.made is None:
+            return arrange(project(name, part))
+        if (project, name) not in self.made:
+            self.made[project, name] = arrange(project(name, part))
+        return self.made[project, name]
 
     def mean(self) -> Tensor:
         """Returns the mean over the valid modalities of each cell, (B, h, w, C); 0 where there is none."""
@@ -75,12 +86,12 @@ class Reassembled:
         counts = torch.bincount(self.source.flatten(), minlength=len(self.names))
         return order, order.argsort(), counts.tolist()
 
-    def projected(self, project: Project) -> Tensor:
-        """Returns (B, 1, h, w, C)."""
+    def windows(self, project: Project, arrange: Arrange) -> Tensor:
+        """Returns (B·J, heads, side², d), projected and arranged."""
         order, inverse, counts = self._sorting
         parts = torch.split(self.cells.flatten(0, -2)[order], counts)
         made = [project(name, part) for name, part in zip(self.names, parts, strict=True) if len(part)]
-        return torch.cat(made)[inverse].reshape(self.cells.shape)
+        return arrange(torch.unflatten(torch.cat(made)[inverse], 0, self.source.shape))
 
     def mean(self) -> Tensor:
         """Returns the cells, (B, h, w, C); 0 where not valid."""
@@ -98,11 +109,11 @@ class MutualPerception(nn.Module):
     an MLP of 4·C, and a relative position bias that modalities share: not stated in the paper, what Swin does
     [inferred].  Weights without norms and biases: (2 + 2M)·C² + 8·C².
 
-    A window's invalid cells are no keys.  Where a window has none that is valid, attention adds 0; queries
+    A window's invalid cells are no keys.  Where a window has none that is valid, attention finds 0; queries
     are defined everywhere.
     """
 
-    offsets: Tensor
+    apart: Tensor
 
     def __init__(self, channels: int, modalities: Iterable[str], side: int, offset: int) -> None:
         super().__init__()
@@ -116,7 +127,7 @@ class MutualPerception(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
         )
-        self.register_buffer("offsets", _offsets(side), persistent=False)
+        self.register_buffer("apart", _apart(side), persistent=False)
         self.apply(_start)
         nn.init.trunc_normal_(self.bias, std=0.02)
 
@@ -133,9 +144,8 @@ class MutualPerception(nn.Module):
 
     def _attended(self, query: Tensor, context: Context) -> Tensor:
         height, width = query.shape[1:3]
-        q = self._windows(self.query(self.norms["query"](query)).unsqueeze(1))
-        k = self._windows(context.projected(self._made_by(self.key)))
-        v = self._windows(context.projected(self._made_by(self.value)))
+        q = self._windows(self.query(self.norms["query"](query)))
+        k, v = context.windows(self._answers, self._windows).chunk(2, -1)
         hidden, blind = self._hidden(context.valid)
         # one mask carries both validity and bias: scaled_dot_product_attention takes no second one
         mask = self._biases(context.valid.shape[1]).to(q.dtype).masked_fill(hidden, float("-inf"))
@@ -144,13 +154,15 @@ class MutualPerception(nn.Module):
         windows = torch.unflatten(found, 0, (query.shape[0], -1))
         return merge(windows, self.side, self.offset, height, width)
 
-    def _made_by(self, layers: nn.ModuleDict) -> Project:
-        return lambda name, cells: layers[name](self.norms["context"](cells))
+    def _answers(self, name: str, cells: Tensor) -> Tensor:
+        """Returns a modality's keys and values, head by head, (…, 2·C)."""
+        cells = self.norms["context"](cells)
+        pair = (self.key[name](cells), self.value[name](cells))
+        return torch.cat([torch.unflatten(part, -1, (self.heads, -1)) for part in pair], -1).flatten(-2)
 
     def _windows(self, cells: Tensor) -> Tensor:
-        """Returns (B·J, heads, N·side², d) from (B, N, h, w, C)."""
-        split = partition(cells.movedim(1, 3), self.side, self.offset)  # (B, J, side², N, C)
-        split = split.transpose(2, 3).flatten(2, 3).flatten(0, 1)
+        """Returns (B·J, heads, side², D/heads) from (B, h, w, D)."""
+        split = partition(cells, self.side, self.offset).flatten(0, 1)  # (B·J, side², D)
         return torch.unflatten(split, -1, (self.heads, -1)).transpose(1, 2)
 
     def _hidden(self, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +176,7 @@ class MutualPerception(nn.Module):
 
     def _biases(self, count: int) -> Tensor:
         """Returns (heads, side², count·side²): what is added to the score of each pair of cells."""
-        return self.bias[:, self.offsets].repeat(1, 1, count)
+        return self.bias[:, self.apart].repeat(1, 1, count)
 
 
 class Perception(nn.Module):
@@ -196,11 +208,11 @@ class Addition(nn.Module):
         return query + context.mean()
 
 
-def _offsets(side: int) -> Tensor:
+def _apart(side: int) -> Tensor:
     """Returns for each pair of cells in a window the index of their relative position, (side², side²)."""
     at = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).reshape(-1, 2)
-    apart = at[:, None] - at[None] + side - 1
-    return apart[..., 0] * (2 * side - 1) + apart[..., 1]
+    steps = at[:, None] - at[None] + side - 1
+    return steps[..., 0] * (2 * side - 1) + steps[..., 1]
 
 
 def _start(module: nn.Module) -> None:

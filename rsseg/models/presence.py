@@ -8,6 +8,7 @@ ones depends on data; the logits are the same in eval mode.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -55,9 +56,9 @@ class Encoded:
     pixels: Tensor
     """(B, M, H, W), boolean: valid at full size."""
     rows: Rows
-    """The pairs that were encoded."""
+    """The pairs that were encoded and are kept."""
 
-    def keep(self, kept: Tensor) -> "Encoded":
+    def keep(self, kept: Tensor) -> Self:
         """Returns the same without the modalities that are False in `kept` (M,)."""
         none = torch.zeros(0, dtype=torch.int64, device=kept.device)
         rows = tuple(row if k else none for row, k in zip(self.rows, kept.tolist(), strict=True))

@@ -222,8 +222,9 @@ class Segmenter(nn.Module, ABC, Generic[S]):
         if not images.keys() <= {name for subset in subsets for name in subset}:
             seen = seen.keep(torch.stack(kept).any(0))
         state = self._encode(seen)
-        pairs = zip(subsets, kept, strict=True)
-        return [state if images.keys() <= set(subset) else state.keep(k) for subset, k in pairs]
+        if len(subsets) == 1 and images.keys() <= set(subsets[0]):
+            return [state]
+        return [state.keep(k) for k in kept]
 
     def _sharing(self) -> Contributing:
         if not isinstance(self, Contributing):

@@ -38,7 +38,7 @@ def merge(windows: Tensor, side: int, offset: int, height: int, width: int) -> T
 def windows_along(length: int, side: int, offset: int) -> int:
     """Returns how many windows it takes to cover a length, cells, from `offset` cells before it.
 
-    One more while exporting: a program for tiles of any size would otherwise be bound to the one window of a
-    small example.
+    One more while exporting for tiles of any size: the program would otherwise be bound to the one window of
+    a small example.
     """
-    return (length + offset + side - 1) // side + torch.compiler.is_compiling()
+    return (length + offset + side - 1) // side + isinstance(length, torch.SymInt)

@@ -8,9 +8,13 @@ import torch
 from measuring import fastest, report
 from torch.utils.flop_counter import FlopCounterMode
 
+from rsseg.metrics import subsets
 from rsseg.models.catalogue import METHODS, build
 
 CHANNELS = {"rgb": 3, "nir": 1, "dsm": 1}
+
+SHARING = ("mean", "sgma", "charm")
+"""Methods whose subsets share the encoding of each modality."""
 
 
 @pytest.mark.parametrize("backbone", ["mit_b0", "pvt_v2_b2"])
@@ -59,6 +63,28 @@ def bench_cost(backbone):
         learn = _processor(lambda model=model: sum(model.losses(images, valid, target).values()).backward())
         print(f"  {name:<10} {count / 1e6:10.2f} M {macs / 1e9:8.1f} G {use:8.2f} s {learn:8.2f} s")
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("modalities", "limit"), [(3, 2.2), (4, 3.5)])
+def bench_subsets(modalities, limit):
+    """All 2^M - 1 subsets of a tile against one pass with all modalities: they share the encoding."""
+    size, channels = 512, dict(list({**CHANNELS, "sar": 2}.items())[:modalities])
+    images = {name: torch.randn(1, bands, size, size) for name, bands in channels.items()}
+    valid = {name: torch.ones(1, size, size, dtype=torch.bool) for name in channels}
+    chosen = subsets(list(channels))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    print(f"\n{len(chosen)} subsets, pvt_v2_b2 at {size}², one thread, against one pass with all modalities")
+    ratios = {}
+    for name in SHARING:
+        model = build(name, modalities=channels, classes=5, backbone="pvt_v2_b2").eval()
+        with torch.inference_mode():
+            one = _processor(lambda model=model: model(images, valid))
+            every = _processor(lambda model=model: model.forward_subsets(images, valid, chosen))
+        ratios[name] = every / one
+        print(f"  {name:<10} {one:6.2f} s   {every:6.2f} s   {ratios[name]:5.2f} x")
+    torch.set_num_threads(threads)
+    assert max(ratios.values()) < limit, ratios
 
 
 def _processor(job: Callable[[], object]) -> float:

@@ -4,7 +4,7 @@ import torch
 from rsseg.errors import ModelError
 from rsseg.models import catalogue
 from rsseg.models.methods import charm as module
-from rsseg.models.mutual import MutualPerception
+from rsseg.models.mutual import Every, MutualPerception, Reassembled
 
 NAMES = ("dsm", "rgb", "s1")
 
@@ -29,6 +29,15 @@ def captured(model, monkeypatch, seen):
         module, "cross_entropy", lambda logits, target: given.append((logits, target)) or logits.new_ones(())
     )
     return model.losses(seen.images, seen.valid, seen.target), given
+
+
+def overheard(monkeypatch):
+    """Returns the contexts that will be asked, as they come."""
+    contexts, original = [], module.Scale.forward
+    monkeypatch.setattr(
+        module.Scale, "forward", lambda self, q, c: contexts.append(c) or original(self, q, c)
+    )
+    return contexts
 
 
 def test_parameters_beside_the_backbone():
@@ -90,11 +99,7 @@ def test_every_variant_learns(make, views, options):
 
 def test_collaborative_context_in_training_is_reassembled_from_valid_cells(make, views, monkeypatch):
     seen, model = views({"rgb": "swath", "dsm": "scattered"}), make(ine=False)
-    contexts = []
-    original = module.Scale.forward
-    monkeypatch.setattr(
-        module.Scale, "forward", lambda self, q, c: contexts.append(c) or original(self, q, c)
-    )
+    contexts = overheard(monkeypatch)
     model.losses(seen.images, seen.valid, seen.target)
     state = model._encode(model._see(seen.images, seen.valid))
     for context, valid in zip(contexts, state.valid, strict=True):
@@ -102,6 +107,15 @@ def test_collaborative_context_in_training_is_reassembled_from_valid_cells(make,
         taken = valid.gather(1, context.source.unsqueeze(1))[:, 0]
         assert torch.equal(taken, valid.any(1))
     assert len(contexts[0].source.unique()) == 3
+
+
+@pytest.mark.parametrize("col", [True, False])
+def test_all_modalities_answer_in_use_and_without_reassembly(make, views, monkeypatch, col):
+    seen, model, contexts = views({"s1": "nothing"}), make(col=col, ine=False), overheard(monkeypatch)
+    model(seen.images, seen.valid)
+    model.losses(seen.images, seen.valid, seen.target)
+    assert [type(c) for c in contexts] == [Every] * 4 + [Reassembled if col else Every] * 4
+    assert [c.names for c in contexts] == [["dsm", "rgb"]] * 8
 
 
 def test_the_individual_path_sees_the_drawn_alone(make, views, monkeypatch):
@@ -181,6 +195,21 @@ def test_contributions_are_the_softmax_of_the_scores(make, views):
     for scale in scales:
         total = sum(scale.values())
         assert ((total - 1).abs().lt(1e-5) | total.eq(0)).all()
+
+
+def test_contributions_are_equal_where_no_score_weighs(make, views):
+    """The evaluator learns nothing without collaborative learning: what it says is no share."""
+    seen, model = views({"rgb": "swath", "s1": "nothing"}), make(col=False).eval()
+    with torch.no_grad():
+        shares = model.contributions(seen.images, seen.valid)
+        scales = model.contributions_by_scale(seen.images, seen.valid)
+    assert {round(value, 4) for s in scales for share in s.values() for value in share.unique().tolist()} == {
+        0.0,
+        0.5,
+        1.0,
+    }
+    torch.testing.assert_close(sum(shares.values()), torch.ones(2, 64, 64))
+    assert (shares["dsm"] >= 0.5).all()
 
 
 def test_raw_weights_are_equation_4(make, views):

@@ -86,6 +86,21 @@ def test_attention_to_a_reassembled_context_is_the_literal_one(offset):
         torch.testing.assert_close(found[b], literal(block, query[b], context), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0, 2])
+def test_gradients_are_the_literal_ones(offset):
+    """The bias's too: it goes in as a mask, to which not every attention kernel gives a gradient."""
+    block, (query, cells, valid) = unit(offset=offset), scene(6, 5, share=0.3, batch=1)
+    valid[:, :, :4, :4] = False  # a window without any key
+    weights, given = torch.randn(6, 5, C), [query.requires_grad_(), cells.requires_grad_()]
+    context = [(y, x, NAMES[m], cells[0, m, y, x]) for m, y, x in valid[0].nonzero().tolist()]
+    results = block(query, Every(cells, valid, NAMES))[0], literal(block, query[0], context)
+    found, expected = (
+        torch.autograd.grad((made * weights).sum(), [*given, *block.parameters()]) for made in results
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 1), (3, 17), (8, 8)])
 def test_odd_sizes(size):
@@ -127,10 +142,10 @@ def test_projecting_by_source_is_projecting_each_cell():
     block, (_, cells, valid) = unit(), scene()
     source = torch.randint(0, 2, (2, 7, 9))  # the third answers nowhere
     context = Reassembled.of(cells, valid, source, NAMES)
-    found = context.projected(lambda name, part: block.key[name](part))
+    found = context.windows(lambda name, part: block.key[name](part), lambda whole: whole)
     for name, m in zip(NAMES, range(3), strict=True):
         expected = block.key[name](cells[:, m])
-        torch.testing.assert_close(found[:, 0][source == m], expected[source == m])
+        torch.testing.assert_close(found[source == m], expected[source == m])
     assert torch.equal(context.cells[:, 0][source == 1], cells[:, 1][source == 1])
 
 

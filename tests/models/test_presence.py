@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rsseg.models.presence import Seen, blank, coarsen, gather, present_rows, scatter
+from rsseg.models.presence import Encoded, Seen, blank, coarsen, gather, present_rows, scatter
 
 
 def test_a_cell_is_valid_if_any_of_its_pixels_is():
@@ -41,3 +41,16 @@ def test_keep_hides_images_too():
     assert kept.valid[:, 0].all()
     assert not kept.valid[:, 1].any()
     assert [image.sum().item() for image in kept.images] == [32, 0]
+
+
+def test_what_is_not_kept_is_packed_away():
+    valid = torch.ones(2, 3, 4, 4, dtype=torch.bool)
+    features = torch.randn(2, 3, 5, 4, 4)
+    encoded = Encoded((features,), (valid,), valid, (None, torch.tensor([1]), None))
+    kept = encoded.keep(torch.tensor([False, True, True]))
+    assert kept.there == [1, 2]
+    assert torch.equal(kept.packed().features[0], features[:, 1:])
+    assert kept.packed().rows == kept.rows[1:] == encoded.rows[1:]
+    nothing = encoded.keep(torch.zeros(3, dtype=torch.bool))
+    assert nothing.packed() is nothing  # a defined result needs something to compute with
+    assert not nothing.pixels.any()

@@ -45,6 +45,20 @@ def test_who_meets_whom_is_as_in_swin():
     assert ours == _meetings(partition(rolled, side, 0)[0], partition(regions, side, 0)[0])
 
 
+def test_a_program_for_one_size_has_no_window_too_many():
+    """One for any size has: it would be bound to the single window of its example."""
+    cells = torch.rand(1, 8, 8, 2)
+    program = torch.export.export(Split(), (cells,)).module()
+    assert torch.equal(program(cells), partition(cells, 8, 0))
+
+
+class Split(torch.nn.Module):
+    """Windows as a network."""
+
+    def forward(self, cells):
+        return partition(cells, 8, 0)
+
+
 def _meetings(windows, regions):
     """Returns the pairs of cells that share a window and a region of it; 0 is no cell."""
     pairs = set()

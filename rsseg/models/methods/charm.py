@@ -5,9 +5,9 @@ its code is not out: what it leaves open is [inferred] and said so.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from rsseg.errors import ModelError
 from rsseg.models.attention import over_modalities
 from rsseg.models.decoder import Decoder, default_width
 from rsseg.models.losses import IGNORED, cross_entropy
-from rsseg.models.mutual import Addition, Context, Every, Perception, Reassembled
+from rsseg.models.mutual import Addition, Context, Every, Perception, Project, Reassembled
 from rsseg.models.presence import Encoded, Seen, blank, over_scales
 from rsseg.models.projector import Projectors, normalised_projector
 from rsseg.models.sampling import by_score, draw, pick, reassembly
@@ -25,7 +25,7 @@ from rsseg.models.shared import SharedBackbone
 
 
 class Scale(nn.Module):
-    """What both paths share at one scale: robustness evaluator and mutual perception."""
+    """What both paths share at one scale: robustness evaluator and mutual perception [sharing: inferred]."""
 
     def __init__(self, channels: int, fusion: nn.Module) -> None:
         super().__init__()
@@ -50,6 +50,20 @@ class Scale(nn.Module):
 
 
 @dataclass(frozen=True)
+class Answering(Encoded):
+    """A pyramid for each modality, and what each answers: the same in every subset, so made once for all."""
+
+    made: dict[tuple[Project, str], Tensor] = field(default_factory=dict)
+    """By layer and modality."""
+    several: bool = False
+    """Whether this is one subset of several: what one makes is then kept for the others."""
+
+    def keep(self, kept: Tensor) -> Self:
+        """Returns the same without the modalities that are False in `kept` (M,)."""
+        return replace(super().keep(kept), several=True)
+
+
+@dataclass(frozen=True)
 class Maps:
     """Projected features of one scale, and what is made of them; M counts the modalities that are there."""
 
@@ -60,6 +74,8 @@ class Maps:
     """(B, M, h, w), boolean."""
     names: Sequence[str]
     """Of the M modalities."""
+    made: dict[tuple[Project, str], Tensor] | None = None
+    """What modalities have answered, where that is kept."""
 
     @cached_property
     def scores(self) -> Tensor:
@@ -71,6 +87,11 @@ class Maps:
         """Softmax of the scores over the valid modalities, (B, M, h, w); 0 where not valid."""
         return over_modalities(self.scores.unsqueeze(2), self.valid).squeeze(2)
 
+    @property
+    def equal(self) -> Tensor:
+        """The same share for all valid modalities, (B, M, h, w); 0 where not valid."""
+        return self.valid / self.valid.sum(1, keepdim=True).clamp(min=1)
+
     def added(self) -> Tensor:
         """Returns the sum of all valid modalities, (B, C, h, w)."""
         return blank(self.features, self.valid).sum(1)
@@ -78,11 +99,12 @@ class Maps:
     def weighed(self, weights: str) -> Tensor:
         """Returns their sum weighed by robustness, eq. (4), (B, C, h, w)."""
         factors = self.shares if weights == "softmax" else torch.where(self.valid, self.scores, 0)
-        return (factors.unsqueeze(2) * self.features).sum(1)
+        pairs = zip(factors.unsqueeze(2).unbind(1), self.features.unbind(1), strict=True)
+        return reduce(torch.add, [factor * features for factor, features in pairs])
 
     def every(self) -> Every:
         """Returns the context of all modalities."""
-        return Every(self._cells, self.valid, self.names)
+        return Every(self._cells, self.valid, self.names, self.made)
 
     def of(self, source: Tensor) -> Reassembled:
         """Returns the context of one modality per cell, that of `source` (B, h, w)."""
@@ -106,13 +128,15 @@ class Maps:
         return self.features.movedim(2, -1)
 
 
-class Charm(Segmenter[Encoded]):
+class Charm(Segmenter[Answering]):
     """Aligns modalities by attention, and trains single ones where no other can outdo them.
 
     Two paths share everything.  *Collaborative learning* asks with the sum of all modalities weighed by
     robustness; in training each cell is answered by one modality drawn at random, in use by all that are
     present.  *Individual enhancement*, in training only, lets one modality ask and one answer, each drawn the
-    likelier the lower its mean score.  Objective: λ_CoL·CE + λ_InE·CE, eqs (6) and (7) [paper].
+    likelier the lower its mean score [paper; for each sample, independently: inferred].  One head reads both
+    [paper], on the batch axis, and is SegFormer's [inferred].  Figure 2 has the paths "added between scales":
+    here none feeds another [inferred].  Objective: λ_CoL·CE + λ_InE·CE, eqs (6) and (7) [paper].
 
     Every switch of the paper's ablation (table 2: a, b, c, d, e; table 3: sampling) is an option.
 
@@ -120,7 +144,8 @@ class Charm(Segmenter[Encoded]):
         plan: modalities, classes, backbone.
         mpu: mutual perception units; False adds query and context instead [paper, variants b and d].
         col: collaborative learning; False fuses by plain addition [paper, variant a], or with `mpu` asks with
-            that sum and is answered by all modalities in training too [inferred].
+            that sum and is answered by all modalities in training too [inferred].  Scores then learn nothing:
+            contributions are equal, and `sampling` goes by scores as they started.
         ine: individual enhancement.
         sampling: who is drawn for it: "softmin" of the mean score [paper], "uniform", or "softmax".
         draw: one draw for each "scale" apart [paper's notation], or one per "sample" for all scales.
@@ -167,26 +192,30 @@ class Charm(Segmenter[Encoded]):
         width = default_width(plan.backbone) if decoder_width is None else decoder_width
         self.decoder = Decoder(backbone.channels, plan.classes, width)
 
-    def shares(self, state: Encoded) -> Tensor:
-        """Returns the softmax of the robustness scores, averaged over scales, (B, M, H, W)."""
+    def shares(self, state: Answering) -> Tensor:
+        """Returns what each modality weighs, averaged over scales, (B, M, H, W)."""
         return over_scales(self.shares_by_scale(state), state.pixels)
 
-    def shares_by_scale(self, state: Encoded) -> list[Tensor]:
-        """Returns the softmax of the robustness scores, one (B, M, h, w) per scale; 0 where not valid."""
+    def shares_by_scale(self, state: Answering) -> list[Tensor]:
+        """Returns the softmax of the robustness scores, or equal ones where these do not weigh (`col` off).
+
+        One (B, M, h, w) per scale; 0 where not valid.
+        """
         stages = zip(self.scales, state.features, state.valid, strict=True)
-        return [Maps(scale, f, v, list(self.modalities)).shares for scale, f, v in stages]  # type: ignore[arg-type]
+        maps = [Maps(scale, f, v, list(self.modalities)) for scale, f, v in stages]  # type: ignore[arg-type]
+        return [m.shares if self.col else m.equal for m in maps]
 
-    def _encode(self, seen: Seen) -> Encoded:
+    def _encode(self, seen: Seen) -> Answering:
         encoded: Encoded = self.backbone(seen)
-        return replace(encoded, features=self.projectors(encoded))
+        return Answering(**vars(encoded) | {"features": self.projectors(encoded)})
 
-    def _logits(self, state: Encoded) -> Tensor:
+    def _logits(self, state: Answering) -> Tensor:
         maps = self._maps(state)
         fused = [self._collaborative(m, m.every()) for m in maps]
         logits: Tensor = self.decoder(fused, state.pixels.shape[-2:])
         return logits
 
-    def _losses(self, state: Encoded, target: Tensor) -> dict[str, Tensor]:
+    def _losses(self, state: Answering, target: Tensor) -> dict[str, Tensor]:
         maps = self._maps(state)
         fused = [self._collaborative(m, self._reassembled(m)) for m in maps]
         if not self.ine:
@@ -202,12 +231,13 @@ class Charm(Segmenter[Encoded]):
             "individual": self.ine_weight * cross_entropy(single, target.masked_fill(~heard, IGNORED)),
         }
 
-    def _maps(self, state: Encoded) -> list[Maps]:
+    def _maps(self, state: Answering) -> list[Maps]:
         """Returns what each scale knows of the modalities that are there."""
         names = [list(self.modalities)[m] for m in state.there]
-        state = state.packed()
-        stages = zip(self.scales, state.features, state.valid, strict=True)
-        return [Maps(scale, features, valid, names) for scale, features, valid in stages]  # type: ignore[arg-type]
+        made = state.made if state.several else None
+        packed = state.packed()
+        stages = zip(self.scales, packed.features, packed.valid, strict=True)
+        return [Maps(scale, features, valid, names, made) for scale, features, valid in stages]  # type: ignore[arg-type]
 
     def _collaborative(self, maps: Maps, context: Context) -> Tensor:
         """Returns the fused feature of a scale, (B, C, h, w)."""
