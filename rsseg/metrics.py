@@ -7,6 +7,7 @@ cannot see counts as an error: the matrix has one more column, for pixels withou
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torchmetrics import Metric
 
 from rsseg.errors import SceneError
 from rsseg.facts import IGNORED
+
+Absent = Literal["nan", "zero"]
+"""A class that neither occurs nor is predicted is left out of the mean IoU, or counts as 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,12 @@ class Confusion(Metric):
         return scores(self.compute())
 
 
-def scores(matrix: Tensor) -> Scores:
+def scores(matrix: Tensor, absent: Absent = "nan") -> Scores:
     """Returns the scores of a confusion matrix.
 
     Args:
         matrix: pixels by target class (K rows) and predicted class or none (K + 1 columns).
+        absent: what IoU and F1 of a class are that neither occurs nor is predicted; benchmarks differ.
 
     Raises:
         SceneError: the matrix is empty.
@@ -92,12 +97,15 @@ def scores(matrix: Tensor) -> Scores:
     hit = counts[:, :-1].diagonal()
     actual, guessed = counts.sum(1), counts[:, :-1].sum(0)
     iou = hit / (actual + guessed - hit)  # 0 / 0 is NaN: the class takes no part
+    f1 = 2 * hit / (actual + guessed)
+    if absent == "zero":
+        iou, f1 = iou.nan_to_num(0), f1.nan_to_num(0)
     return Scores(
         miou=float(iou.nanmean()),
         oa=float(hit.sum() / total),
         seen=float(1 - counts[:, -1].sum() / total),
         iou=tuple(iou.tolist()),
-        f1=tuple((2 * hit / (actual + guessed)).tolist()),
+        f1=tuple(f1.tolist()),
     )
 
 

@@ -79,6 +79,19 @@ def test_scores_equal_torchmetrics_where_everything_is_seen():
 
 
 @modest
+@given(pairs.filter(lambda found: any(truth != IGNORED for _, truth in found)))
+def test_absent_classes_count_as_zero_where_asked(found):
+    guess, truth = zip(*found, strict=True)
+    matrix = confusion(guess, truth).compute()
+    iou, f1, _ = literal(guess, truth)
+    zero = scores(matrix, "zero")
+    same(zero.iou, [0.0 if math.isnan(value) else value for value in iou])
+    same(zero.f1, [0.0 if math.isnan(value) else value for value in f1])
+    assert zero.miou == pytest.approx(sum(zero.iou) / K)
+    same((zero.oa, zero.seen), (scores(matrix).oa, scores(matrix).seen))
+
+
+@modest
 @given(pairs, st.integers(1, 5))
 def test_batches_merge_to_one(found, parts):
     guess, truth = (torch.tensor(column) for column in zip(*found, strict=True))

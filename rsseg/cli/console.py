@@ -1,6 +1,7 @@
 """What people see: progress on stderr, results on stdout."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-stderr = Console(stderr=True, highlight=False, markup=False)
-stdout = Console(highlight=False, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+stdout = Console(highlight=False, markup=False, emoji=False)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
+"""What moves a terminal's cursor or changes its colours, should a name in a file hold it; lines may break."""
 
 Advance = Callable[[str, int, int], None]
 """Takes what is under way, parts done, and parts in all."""
@@ -23,12 +27,12 @@ _BARS = 5
 
 def say(line: str) -> None:
     """Shows a line of progress."""
-    stderr.print(line, markup=False, soft_wrap=True)
+    stderr.print(plain(line), markup=False, soft_wrap=True)
 
 
 def show(line: str) -> None:
     """Shows a line of the result."""
-    stdout.print(line, markup=False, soft_wrap=True)
+    stdout.print(plain(line), markup=False, soft_wrap=True)
 
 
 def show_json(content: Any) -> None:
@@ -37,10 +41,14 @@ def show_json(content: Any) -> None:
 
 
 @contextmanager
-def bar(*, quiet: bool) -> Iterator[Advance]:
+def bar(*, quiet: bool, above: str = "") -> Iterator[Advance]:
     """Gives a function that moves a progress bar, one line per thing under way.
 
     Where stderr is no terminal, each thing is one plain line when it is done.
+
+    Args:
+        quiet: whether nothing is shown.
+        above: a thing whose line stays on the screen until the end.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -57,9 +65,9 @@ def bar(*, quiet: bool) -> Iterator[Advance]:
         def advance(what: str, done: int, total: int) -> None:
             if what not in lines:
                 # more lines than the terminal has would hide the last
-                for old in list(lines.values())[:-_BARS]:
+                for old in [task for name, task in lines.items() if name != above][:-_BARS]:
                     progress.update(old, visible=False)
-                lines[what] = progress.add_task(what, total=total)
+                lines[what] = progress.add_task(plain(what), total=total)
             progress.update(lines[what], completed=done, total=total)
 
         yield advance
@@ -76,12 +84,23 @@ def _silent(what: str, done: int, total: int) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Returns a table whose first column is text and whose others are figures."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title=plain(title), title_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index else "left", overflow="fold", no_wrap=not index)
+        name = plain(column)
+        result.add_column(name, justify="right" if index else "left", overflow="fold", no_wrap=not index)
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(plain, row))
     return result
+
+
+def plain(text: str) -> str:
+    r"""Returns text without control characters: class names come from files that anybody may have made.
+
+    Example:
+        >>> plain("a\x1b[31mb")
+        'a [31mb'
+    """
+    return _CONTROL.sub(" ", text)
 
 
 def percent(value: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,18 +17,35 @@ from rsseg.data.tiles import OpenScene, normalised, padded
 from rsseg.errors import ModelError
 from rsseg.facts import IGNORED
 from rsseg.geo import Window
+from rsseg.modality import Bools, Floats
 from rsseg.models.segmenter import Contributing
 from rsseg.predict.blend import Strip
 from rsseg.predict.layout import Layout, arithmetic, enough_memory, joined, prepared
 from rsseg.predict.memory import cache_for, small_cache
 from rsseg.predict.sliding import Course, Progress, Sliding, strips, tops
 
-__all__ = ["Progress", "Subset", "View", "ViewStrip", "views"]
+__all__ = ["Damage", "Progress", "Subset", "View", "ViewStrip", "views"]
 
 Subset = tuple[str, ...]
 
 _CACHED = 1 << 16
 """Pixels whose values are compared at a time."""
+
+
+class Damage(Protocol):
+    """What happens to a scene's pixels on their way to the model; called in threads, so both are pure.
+
+    Pixels may become invalid, never valid.  Which ones do must not depend on the window: where they are
+    blended, windows have to agree on what they see.
+    """
+
+    def raw(self, name: str, pixels: Floats, valid: Bools, window: Window) -> tuple[Floats, Bools]:
+        """Returns a modality's raw pixels (C, H, W) and valid map (H, W), before they are normalised."""
+        ...
+
+    def normalised(self, name: str, values: Floats, valid: Bools, window: Window) -> tuple[Floats, Bools]:
+        """Returns a modality's z-scores (C, H, W) and valid map (H, W), as the model gets them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,16 @@ class ViewStrip:
     """One for each subset."""
     settled: bool
     """Whether a run that goes on after these rows computes no more than one row of windows again."""
+    flags: Tensor
+    """(rows, width), integer: not 0 where a modality that was read is valid, or was before it was damaged."""
+
+    @property
+    def there(self) -> Tensor:
+        """Where a modality of any subset was valid before damage, (rows, width) bool.
+
+        With all of the model's modalities in one of the subsets, the same for every damage.
+        """
+        return self.flags != 0
 
 
 def views(  # noqa: PLR0913 - four say what, the rest how, by name
@@ -138,6 +166,7 @@ def views(  # noqa: PLR0913 - four say what, the rest how, by name
     first: int = 0,
     wanted: Callable[[Window], bool] | None = None,
     contributions: bool = False,
+    damage: Damage | None = None,
     progress: Progress | None = None,
 ) -> Generator[ViewStrip, None, None]:
     """Yields finished strips, top to bottom; together they hold every row of the region exactly once.
@@ -156,6 +185,7 @@ def views(  # noqa: PLR0913 - four say what, the rest how, by name
             the last bit.
         wanted: False skips a window of the scene's grid, whose pixels are then unseen.
         contributions: whether to ask for each modality's share too.
+        damage: what happens to pixels before the model gets them; None leaves them as they are.
         progress: takes windows done and in all.
 
     Raises:
@@ -164,7 +194,9 @@ def views(  # noqa: PLR0913 - four say what, the rest how, by name
         RasterError: a file broke; the message names scene, modality and window.
         RssegError: memory, that of the network's device or the machine's, is full.
     """
-    look = _Look.at(model, opened, tuple(subsets), sliding.tile, layout, contributions=contributions)
+    look = _Look.at(
+        model, opened, tuple(subsets), sliding.tile, layout, contributions=contributions, damage=damage
+    )
     course = Course(opened.shape, sliding, region or Window(0, 0, *opened.shape), first)
     stream = strips(
         look,
@@ -188,7 +220,7 @@ def _split(
     cache = cache_for(look.opened, look.names, course.sliding, region.width + course.sliding.tile)
     with small_cache(cache), enough_memory(look.tile, look.layout), closing(stream):
         for strip in stream:
-            yield ViewStrip(strip.row, look.views(strip), strip.end in ends)
+            yield ViewStrip(strip.row, look.views(strip), strip.end in ends, strip.flags)
 
 
 _Said = tuple[Tensor, Mapping[str, Tensor] | None]
@@ -215,6 +247,7 @@ class _Look:
     tile: int
     layout: Layout
     explained: bool
+    damage: Damage | None
     names: tuple[str, ...]
     """Modalities that are read, in the model's order."""
     device: torch.device
@@ -230,6 +263,7 @@ class _Look:
         layout: Layout,
         *,
         contributions: bool,
+        damage: Damage | None,
     ) -> _Look:
         model.segmenter.check_tile(tile)
         known = list(model.facts.modalities)
@@ -241,7 +275,7 @@ class _Look:
         asked = {name for subset in subsets for name in subset}
         names = tuple(name for name in known if name in asked and name in opened.readers)
         device = prepared(model.segmenter, layout)
-        return cls(model, opened, subsets, tile, layout, contributions, names, device)
+        return cls(model, opened, subsets, tile, layout, contributions, damage, names, device)
 
     @cached_property
     def bits(self) -> dict[str, int]:
@@ -250,8 +284,8 @@ class _Look:
 
     @property
     def flags(self) -> torch.dtype:
-        """The smallest type that holds a bit for each modality."""
-        count = len(self.bits)
+        """The smallest type that holds a bit for each modality, and one for what was there before damage."""
+        count = len(self.bits) + (self.damage is not None)
         return torch.uint8 if count <= 8 else torch.int32 if count <= 31 else torch.int64
 
     @property
@@ -264,17 +298,30 @@ class _Look:
         return len(self.model.facts.class_map)
 
     def read(self, window: Window) -> _Tile | None:
-        """Returns what the scene has under a window, None where nothing is valid."""
-        facts, images, valid, kind = self.model.facts, {}, {}, 0
+        """Returns what the scene has under a window, None where nothing is valid or was before damage."""
+        images, valid, kind = {}, {}, 0
         flags = np.zeros(window.shape, torch.empty(0, dtype=self.flags).numpy().dtype)
         for name in self.names:
-            values, usable = normalised(self.opened, facts.modalities[name], facts.statistics[name], window)
+            values, usable, there = self._pixels(name, window)
+            if self.damage is not None:
+                flags |= there * flags.dtype.type(1 << len(self.bits))
             if usable.any():
                 images[name] = padded(values, self.tile, 0)
                 valid[name] = padded(usable, self.tile, False)
                 flags |= usable * flags.dtype.type(self.bits[name])
                 kind |= self.bits[name]
-        return _Tile(images, valid, torch.from_numpy(flags), kind) if kind else None
+        return _Tile(images, valid, torch.from_numpy(flags), kind) if kind or flags.any() else None
+
+    def _pixels(self, name: str, window: Window) -> tuple[Floats, Bools, Bools]:
+        """Returns z-scores, where they are valid, and where they were before damage."""
+        modality, statistics = self.model.facts.modalities[name], self.model.facts.statistics[name]
+        if self.damage is None:
+            values, valid = normalised(self.opened, modality, statistics, window)
+            return values, valid, valid
+        pixels, there = self.opened.raw(name, window)
+        pixels, valid = self.damage.raw(name, pixels, there, window)
+        values = modality.normalised(pixels, valid, statistics)
+        return *self.damage.normalised(name, values, valid, window), there
 
     def infer(self, tiles: Sequence[_Tile]) -> Tensor:
         """Returns (B, subsets · depth, height, width)."""
@@ -283,7 +330,8 @@ class _Look:
         valid = {k: joined([tile.valid[k] for tile in tiles], self.device, self.layout) for k in names}
         left = [tuple(name for name in subset if name in names) for subset in self.subsets]
         result = self._result(len(tiles))
-        found = self._found(images, valid, [subset for subset in dict.fromkeys(left) if subset])
+        kept = [subset for subset in dict.fromkeys(left) if subset]
+        found = self._found(images, valid, kept) if kept else {}
         for subset, part in zip(left, torch.split(result, self.depth, 1), strict=True):
             self._fill(part, found.get(subset))
         height, width = tiles[0].flags.shape

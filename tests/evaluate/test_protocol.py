@@ -13,7 +13,9 @@ from rsseg.classmap import ClassMap, LandClass
 from rsseg.data.scenes import Scene, Scenes, Source
 from rsseg.data.tiles import open_scenes
 from rsseg.errors import SceneError
-from rsseg.evaluate.protocol import Evaluation, evaluate, parse_subsets
+from rsseg.evaluate.protocol import Rules, parse_subsets, run
+from rsseg.evaluate.results import Result
+from rsseg.evaluate.scenarios import Scenario, scenarios
 from rsseg.metrics import Scores, subsets
 from rsseg.modality import Modality, Statistics
 from rsseg.models.segmenter import Plan, Segmenter
@@ -113,6 +115,16 @@ def opened(made):
     return open_scenes(scenes, MODALITIES, CLASSES, None)
 
 
+def removed(chosen) -> list[Scenario]:
+    return [Scenario("removed", tuple(name for name in MODALITIES if name not in kept)) for kept in chosen]
+
+
+def evaluate(model, scenes, chosen, sliding, **options) -> dict[tuple[str, ...], Scores]:
+    """Scores by subset."""
+    results = run(model, scenes, removed(chosen), sliding, **options)
+    return {r.scenario.spared(tuple(MODALITIES)): r.scores() for r in results}
+
+
 def assert_equal(found: Scores, expected: Scores) -> None:
     assert (found.miou, found.oa, found.seen) == pytest.approx((expected.miou, expected.oa, expected.seen))
     assert found.iou == pytest.approx(expected.iou)
@@ -122,27 +134,27 @@ def assert_equal(found: Scores, expected: Scores) -> None:
 def test_every_subset_is_scored_as_the_rules_say(model, make_scene):
     made = [make_scene("one", 1), make_scene("two", 2)]
     found = evaluate(model, opened(made), subsets(["a", "b"]), SLIDING)
-    assert list(found.scores) == [("a",), ("b",), ("a", "b")]
-    for subset, scores in found.scores.items():
+    assert list(found) == [("a",), ("b",), ("a", "b")]
+    for subset, scores in found.items():
         assert_equal(scores, literal(made, subset))
-    assert found.scores["a", "b"].seen == 1
-    assert found.scores["a",].seen < 1
-    assert found.scores["b",].seen < 1
+    assert found["a", "b"].seen == 1
+    assert found["a",].seen < 1
+    assert found["b",].seen < 1
 
 
 def test_a_scene_without_a_modality_counts_as_unseen(model, make_scene):
     made = [make_scene("one", 1), make_scene("two", 2, lacks="a")]
     found = evaluate(model, opened(made), [("a",), ("b",)], SLIDING)
-    for subset, scores in found.scores.items():
+    for subset, scores in found.items():
         assert_equal(scores, literal(made, subset))
-    assert found.scores["a",].seen < 0.6
+    assert found["a",].seen < 0.6
 
 
 def test_pixels_do_not_depend_on_the_subsets_asked(model, make_scene):
     made = [make_scene("one", 1)]
     alone = evaluate(model, opened(made), [("b",)], SLIDING)
-    assert list(alone.scores) == [("b",)]  # the full set decided what counts, but was not asked for
-    assert_equal(alone.scores["b",], literal(made, ("b",)))
+    assert list(alone) == [("b",)]  # the full set decided what counts, but was not asked for
+    assert_equal(alone["b",], literal(made, ("b",)))
 
 
 @pytest.mark.parametrize(
@@ -156,14 +168,14 @@ def test_pixels_do_not_depend_on_the_subsets_asked(model, make_scene):
 def test_the_way_of_sliding_changes_no_score_of_a_pixelwise_model(sliding, layout, model, make_scene):
     made = [make_scene("one", 1)]
     found = evaluate(model, opened(made), [("a", "b")], sliding, layout=layout)
-    assert_equal(found.scores["a", "b"], literal(made, ("a", "b")))
+    assert_equal(found["a", "b"], literal(made, ("a", "b")))
 
 
 def test_only_the_area_of_the_split_counts(model, make_scene):
     area = box(500_010, 5_800_000 - 41, 500_033, 5_800_000 - 5)  # rows 5–41, columns 10–33
     made = [make_scene("one", 1, area=area)]
     found = evaluate(model, opened(made), subsets(["a", "b"]), SLIDING)
-    for subset, scores in found.scores.items():
+    for subset, scores in found.items():
         assert_equal(scores, literal(made, subset, lambda row, col: 5 <= row < 41 and 10 <= col < 33))
 
 
@@ -199,20 +211,91 @@ def test_unknown_label_values_name_file_value_and_count(model, make_scene, write
         evaluate(model, opened([(scene, arrays, label)]), [("a",)], SLIDING)
 
 
+EVERYTHING = ("removed", "zeroed", "random", "noise", "partial")
+
+
+def every(kinds=EVERYTHING) -> list[Scenario]:
+    return scenarios(list(kinds), MODALITIES, subsets(list(MODALITIES)))
+
+
+def assert_same(one: Result, other: Result) -> None:
+    assert one.scenario == other.scenario
+    assert one.places == other.places
+    assert torch.equal(one.blocks, other.blocks)
+    assert torch.equal(one.reliability, other.reliability)
+
+
+def test_scores_of_separate_runs_equal_those_of_one(model, make_scene):
+    made = opened([make_scene("one", 1), make_scene("two", 2)])
+    listed = every()
+    together = run(model, made, listed, SLIDING, seed=3)
+    assert [result.scenario for result in together] == listed
+    for result in together[::3]:
+        (alone,) = run(model, made, [result.scenario], SLIDING, seed=3)
+        assert_same(result, alone)
+
+
+def test_every_scenario_is_scored_on_the_same_pixels(model, make_scene):
+    made = opened([make_scene("one", 1), make_scene("two", 2, lacks="a")])
+    results = run(model, made, every(), SLIDING)
+    for result in results:
+        assert result.places == results[0].places
+        assert torch.equal(result.blocks.sum(2), results[0].blocks.sum(2))
+    seen = {result.scenario.kind: result.scores().seen for result in results}
+    assert seen["zeroed"] == seen["noise"] == 1  # damaged, but still called valid
+    assert seen["partial"] < 1
+
+
+def test_the_seed_decides_what_is_drawn(model, make_scene):
+    made = opened([make_scene("one", 1)])
+    noise = every(["noise"])[1:]
+    one, same, other = (run(model, made, noise, SLIDING, seed=seed) for seed in (1, 1, 2))
+    for result, again in zip(one, same, strict=True):
+        assert_same(result, again)
+    assert any(not torch.equal(a.blocks, b.blocks) for a, b in zip(one, other, strict=True))
+
+
+def test_confidence_is_that_of_the_map(model, make_scene):
+    scene, arrays, label = make_scene("one", 1)
+    (found,) = run(model, opened([(scene, arrays, label)]), removed([("b",)]), SLIDING)
+    seen = (arrays["b"][0] != -1) & (label != 9)
+    logits = torch.from_numpy(WEIGHTS["b"][:, 0, None, None] * arrays["b"][0])
+    sure, says = logits.softmax(0).max(0)
+    right = (says.numpy() == label)[seen]
+    assert found.reliability.sum(0).tolist() == pytest.approx(
+        [seen.sum(), float(sure.numpy()[seen].sum()), right.sum()], rel=1e-5
+    )
+    assert 0 < found.calibration_error < 1
+
+
+def test_labels_near_another_class_are_left_out(model, make_scene, write_raster):
+    scene, arrays, _ = make_scene("one", 1)
+    band = np.zeros(SHAPE, "u1")
+    band[:, 40:] = 1
+    band[33:] = 2  # a boundary that lies where one strip ends and another begins
+    write_raster("one_label.tif", band)
+    made = opened([(scene, arrays, band)])
+    (found,) = run(model, made, removed([("a", "b")]), SLIDING, rules=Rules(3))
+    valid = (arrays["a"] != -1).all(0) | (arrays["b"] != -1).all(0)
+    far = np.zeros(SHAPE, bool)
+    far[:30, :37] = far[:30, 43:] = far[36:] = True
+    assert int(found.blocks.sum()) == int((far & valid).sum())
+
+
 def test_progress_counts_windows_per_scene(model, make_scene):
     steps = []
-    made = [make_scene("one", 1), make_scene("two", 2)]
-    evaluate(model, opened(made), [("a",)], SLIDING, lambda *step: steps.append(step))
-    assert [step for step in steps if step[1] == step[2]] == [("one", 12, 12), ("two", 12, 12)]
-
-
-def test_summary_is_over_the_subsets_asked():
-    def score(miou):
-        return Scores(miou, 0, 1, (), ())
-
-    found = Evaluation({("a",): score(0.2), ("b",): score(0.7), ("a", "b"): score(0.6)})
-    assert found.average == pytest.approx(0.5)
-    assert (found.best, found.worst) == (("b",), ("a",))
+    made = opened([make_scene("one", 1), make_scene("two", 2)])
+    run(model, made, every(["zeroed"]), SLIDING, progress=steps.append)
+    assert {step.passes for step in steps} == {3}
+    assert [(s.number, s.at.name, s.at.scene) for s in steps if s.at.done == s.at.total] == [
+        (1, "removed", "one"),
+        (1, "removed", "two"),
+        (2, "zeroed-b", "one"),
+        (2, "zeroed-b", "two"),
+        (3, "zeroed-a", "one"),
+        (3, "zeroed-a", "two"),
+    ]
+    assert {(s.at.before, s.at.windows) for s in steps} == {(0, 24), (12, 24)}
 
 
 SUBSETS = {

@@ -383,3 +383,58 @@ def test_what_is_wrong_is_told_before_anything_is_read(model, make_scene):
     mute = replace(model, segmenter=Contextual().eval())
     with pytest.raises(ModelError, match=r"method mean has no contributions; use one that weighs"):
         views(mute, unopened, [("a",)], SLIDING, contributions=True)
+
+
+class Hiding:
+    """Hides what lies right of a column, before or after pixels are normalised, and shouts."""
+
+    def __init__(self, col, *, after):
+        self.col, self.after = col, after
+
+    def _cut(self, pixels, valid, window):
+        right = np.arange(window.col, window.col + window.width) >= self.col
+        return np.where(right, 99, pixels).astype("f4"), valid & ~right
+
+    def raw(self, name, pixels, valid, window):
+        return (pixels, valid) if self.after else self._cut(pixels, valid, window)
+
+    def normalised(self, name, values, valid, window):
+        return self._cut(values, valid, window) if self.after else (values, valid)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_damage_that_does_nothing_changes_nothing(batch, model, make_scene):
+    opened, _ = make_scene()
+    how = {"layout": Layout(batch), "contributions": True}
+    asked = [("a",), ("b", "c"), EVERYTHING]
+    clean = whole(views(model, opened, asked, SLIDING, **how))
+    found = whole(views(model, opened, asked, SLIDING, damage=Hiding(10**6, after=False), **how))
+    for one, other in zip(clean, found, strict=True):
+        for name in ("sums", "total", "present", "shares"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("col", [0, 33, 120])
+def test_damaged_pixels_are_unseen_but_still_there(after, col, model, make_scene):
+    opened, arrays = make_scene()
+    asked = [("a",), EVERYTHING]
+    clean = list(views(model, opened, asked, SLIDING))
+    there = torch.cat([strip.there for strip in clean])
+    assert np.array_equal(there.numpy(), np.logical_or.reduce([(v != -1).all(0) for v in arrays.values()]))
+    damage = Hiding(col, after=after)
+    strips = list(views(model, opened, asked, SLIDING, layout=Layout(2), damage=damage))
+    assert torch.equal(torch.cat([strip.there for strip in strips]), there)
+    cut = {k: np.where(np.arange(SHAPE[1]) >= col, -1, v).astype("f4") for k, v in arrays.items()}
+    for subset, view in zip(asked, whole(iter(strips)), strict=True):
+        probabilities, _, seen, bits = literal(model, cut, subset)
+        assert np.array_equal(view.seen.numpy(), seen)
+        assert np.array_equal(view.present.numpy(), bits)
+        assert view.probabilities.numpy() == pytest.approx(probabilities, abs=2e-6)
+
+
+def test_the_types_of_flags_hold_all_modalities_and_what_was_there(model, make_scene):
+    opened, _ = make_scene()
+    strips = list(views(model, opened, [EVERYTHING], SLIDING, damage=Hiding(50, after=False)))
+    assert strips[0].flags.dtype == torch.uint8
+    assert all((strip.views[0].present < 1 << len(BANDS)).all() for strip in strips)

@@ -133,10 +133,22 @@ def _png(colours: Bytes, there: npt.NDArray[np.bool_], tally: Tally) -> bytes:
     seen = tally.seen > 0
     alpha = np.where(there, 255, 0).astype(np.uint8)
     pixels = np.stack([_filled(band, seen) for band in (*colours, alpha)])
+    return encoded(pixels)
+
+
+def encoded(pixels: Bytes, palette: Mapping[int, tuple[int, int, int, int]] | None = None) -> bytes:
+    """Returns pixels as a PNG.
+
+    Args:
+        pixels: grey, grey and opacity, colours, or colours and opacity, (1 to 4, H, W).
+        palette: red, green, blue and opacity of the values of a single band.
+    """
     size = dict(zip(("count", "height", "width"), pixels.shape, strict=True))
     with quiet(), MemoryFile() as memory:
         with memory.open(driver="PNG", dtype="uint8", **size) as file:
             file.write(pixels)
+            if palette is not None:
+                file.write_colormap(1, palette)
         return bytes(memory.read())
 
 
