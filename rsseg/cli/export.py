@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rsseg import whole
 from rsseg.checkpoint import load_model
 from rsseg.cli import console
-from rsseg.export import mlm, onnx, program, whole
+from rsseg.export import mlm, onnx, program
 from rsseg.export.program import LEAST, Traced
 from rsseg.models.segmenter import Segmenter
 

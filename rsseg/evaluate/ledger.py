@@ -7,6 +7,7 @@ blocks/removed-dsm.npz   counts of one scenario, written whole or not at all
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rsseg import header
+from rsseg import header, whole
 from rsseg.checkpoint import Model
 from rsseg.data.scenes import Scene
 from rsseg.data.tiles import OpenScene
@@ -127,26 +128,18 @@ class Ledger:
             "blocks": result.blocks.cpu().numpy().astype(np.int32),
             "reliability": result.reliability.cpu().numpy(),
         }
-        path = self._path(result.scenario)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            self._begin()
-            with part.open("wb") as file:
-                np.savez_compressed(file, **content)
-            part.replace(path)
-        except OSError as error:
-            raise self._unwritten(error) from error
+        archive = io.BytesIO()
+        np.savez_compressed(archive, **content)
+        self._begin()
+        whole.write(self._path(result.scenario), archive.getvalue())
 
     def _path(self, scenario: Scenario) -> Path:
         return self.folder / f"{scenario.key}.npz"
 
     def _begin(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _INPUTS
         if not path.is_file():
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(json.dumps(self._inputs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            part.replace(path)
+            whole.write(path, (json.dumps(self._inputs, indent=1, sort_keys=True) + "\n").encode())
 
     def _begun(self) -> dict[str, Any] | None:
         path = self.folder / _INPUTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsseg import header, preparation
+from rsseg import header, preparation, whole
 from rsseg.checkpoint import Facts
 from rsseg.errors import RssegError
 from rsseg.evaluate.contributions import Shares
@@ -149,19 +150,13 @@ def write(content: Mapping[str, Any], out: Path) -> list[Path]:
         RssegError: they cannot be written.
     """
     rows = [_flat(row) for row in content["scenarios"]]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
     paths = [out / name for name in FILES]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        parts = [path.with_name(f".{path.name}.part") for path in paths]
-        parts[0].write_text(_text(content), encoding="utf-8")
-        with parts[1].open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        for part, path in zip(parts, paths, strict=True):
-            part.replace(path)
-    except OSError as error:
-        raise RssegError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+    for path, text in zip(paths, (_text(content), table.getvalue()), strict=True):
+        whole.write(path, text.encode())
     return paths
 
 
@@ -171,12 +166,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
     Raises:
         RssegError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(_text(content), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise RssegError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+    whole.write(path, _text(content).encode())
     return path
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from safetensors import safe_open
 
-from rsseg.export import whole
+from rsseg import whole
 from rsseg.export.links import plain, reference
 from rsseg.export.stac import classes, require
 from rsseg.header import Header, header_of

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rsseg import whole
 from rsseg.checkpoint import Model
 from rsseg.errors import RssegError
-from rsseg.export import whole
 from rsseg.export.program import (
     OUTPUT,
     PARITY,

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from rsseg import whole
 from rsseg.checkpoint import Model
 from rsseg.errors import ModelError
-from rsseg.export import whole
 from rsseg.models.segmenter import Segmenter
 
 SUFFIX = ".pt2"

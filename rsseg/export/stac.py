@@ -28,10 +28,10 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from shapely.geometry.base import BaseGeometry
 
+from rsseg import whole
 from rsseg.classmap import ClassMap
 from rsseg.data.scenes import Scene, Scenes
 from rsseg.errors import GridError, RasterError, RssegError
-from rsseg.export import whole
 from rsseg.export.links import plain, reference
 from rsseg.export.place import around, bounds, footprint, geojson
 from rsseg.raster.handles import quiet

@@ -16,10 +16,10 @@ from rsseg.models.methods.sgma import Sgma
 from rsseg.models.segmenter import Plan, Segmenter
 
 METHODS: dict[str, type[Segmenter[Any]]] = {
+    "charm": Charm,
     "early": Early,
     "mean": Mean,
     "sgma": Sgma,
-    "charm": Charm,
 }
 
 BACKBONES: tuple[str, ...] = KNOWN

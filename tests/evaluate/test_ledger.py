@@ -158,13 +158,15 @@ def test_clearing_takes_only_its_own_files(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_under_a_final_name(tmp_path, monkeypatch):
-    def full(file, **content):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    def full(path, data):
+        write(path, data[:9])
+        if ".npz" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, data)
 
-    kept = Ledger(tmp_path, INPUTS)
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(RssegError, match=r"blocks: cannot be written \(No space left on device\)"):
+    kept, write = Ledger(tmp_path, INPUTS), Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RssegError, match=r"\.npz: cannot be written \(No space left on device\)"):
         kept.record(result())
     assert kept.take(NOISE) is None
     assert json.loads((kept.folder / "inputs.json").read_text())["model"] == "abc"

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,12 +203,10 @@ def test_equal_contents_are_equal_bytes(whole, made_pictures, tmp_path):
 
 def test_a_page_that_cannot_be_written_leaves_nothing(whole, tmp_path):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(
-        RssegError, match=r"taken: cannot be written \(Is a directory\); check folder and disk"
-    ):
+    with pytest.raises(RssegError, match=r"taken: cannot be written \(Is a directory\); check the folder"):
         page.write(tmp_path / "taken", [whole])
     with pytest.raises(RssegError, match="cannot be written"):
-        page.write(tmp_path / "no" / "report.html", [whole])
+        page.write(Path(__file__) / "report.html", [whole])
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

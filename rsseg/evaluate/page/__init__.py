@@ -9,14 +9,12 @@ details     windows in pictures, all scenarios, recipe, versions, command
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from rsseg.errors import RssegError
+from rsseg import whole
 from rsseg.evaluate.compare import Comparison
 from rsseg.evaluate.page import compared, curves, details, overview, trust
 from rsseg.evaluate.page import content as said
@@ -47,14 +45,7 @@ def write(
     Raises:
         RssegError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(html(contents, pictures, comparison), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise RssegError(f"{path}: cannot be written ({error.strerror}); check folder and disk") from error
+    whole.write(path, html(contents, pictures, comparison).encode())
 
 
 def html(

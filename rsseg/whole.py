@@ -33,13 +33,14 @@ def require_free(path: Path, suffix: str, *, overwrite: bool) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file; what was there before stays until the new one is complete.
+    """Writes a file, and folders above it; what was there before stays until the new one is complete.
 
     Raises:
         RssegError: the file cannot be written.
     """
     part = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
