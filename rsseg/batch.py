@@ -45,6 +45,8 @@ class Batch:
     target: Tensor
     """(B, H, W) int64."""
     places: tuple[Place, ...]
+    domain: int | None = None
+    """Number of the data set that all tiles are of, in a joint run."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
@@ -64,4 +66,5 @@ class Batch:
             valid={name: x.to(device, non_blocking=non_blocking) for name, x in self.valid.items()},
             target=self.target.to(device, non_blocking=non_blocking),
             places=self.places,
+            domain=self.domain,
         )

@@ -1,17 +1,18 @@
 """A recipe: the decisions for one run.  The pydantic models below are its schema.
 
 Two levels of keys, a third only under `model.options`; unknown keys are refused with the nearest known one.
+`data` is one section, or for joint training a list of such sections.
 `${VAR}` or `${VAR:-default}` in paths reads the environment when the path is used and is stored unresolved.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from rsseg import facts
 from rsseg.errors import RecipeError
@@ -163,6 +164,30 @@ class Predict(Section):
         return self
 
 
+class Part(Data):
+    """One data set of a joint run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+    """Word that overrides, scores and `--dataset` call it by; the name of `dataset` where absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, content: Any) -> Any:
+        return {"name": called(content), **content} if isinstance(content, dict) else content
+
+    @property
+    def data(self) -> Data:
+        """The same without its name, as in the recipe of a run on this data set alone."""
+        return Data.model_validate(self.model_dump(exclude={"name"}))
+
+
+class JointTrain(Train):
+    """How a joint run learns."""
+
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """A batch is of data set i with a chance ∝ n^(1/temperature), n its tiles per epoch: 1 as they come."""
+
+
 class Recipe(Section):
     """All decisions of a run."""
 
@@ -195,8 +220,62 @@ class Recipe(Section):
         return self.predict_tile // 4 if self.predict.overlap is None else self.predict.overlap
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns a recipe.
+class Joint(Section):
+    """All decisions of one run on several data sets, each with modalities and classes of its own."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
+    """Folder under runs/; the file's own name where absent."""
+    data: Annotated[tuple[Part, ...], Field(min_length=1)]
+    """The data sets; classes of one name are one class, in the order in which they first appear."""
+    model: Model
+    train: JointTrain = Field(default_factory=JointTrain)
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Handed to lightning.Trainer as it is: precision, accelerator, devices, …"""
+    predict: Predict = Field(default_factory=Predict)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
+    """Of everything that is drawn."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two data sets are called {twice[0]!r}; give each a `name` of its own")
+        for name in self.names:
+            self.of(name)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the data sets are called."""
+        return tuple(part.name for part in self.data)
+
+    def of(self, name: str) -> Recipe:
+        """Returns the recipe of a run on one of the data sets alone.
+
+        Raises:
+            RecipeError: no such data set.
+        """
+        chosen = next((part for part in self.data if part.name == name), None)
+        if chosen is None:
+            raise RecipeError(f"data set {name!r}: not in recipe {self.name}; it has {', '.join(self.names)}")
+        return Recipe(
+            name=self.name,
+            data=chosen.data,
+            model=self.model,
+            train=Train.model_validate(self.train.model_dump(exclude={"temperature"})),
+            trainer=self.trainer,
+            predict=self.predict,
+            seed=self.seed,
+        )
+
+
+def called(content: Mapping[str, Any]) -> str:
+    """Returns the name of a data set in a joint recipe, from what stands in the recipe."""
+    return str(content.get("name") or Path(str(content.get("dataset", ""))).stem)
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe | Joint:
+    """Returns a recipe: a joint one where its `data` is a list.
 
     Args:
         name: path of a YAML file, or the name of a shipped recipe.
@@ -209,10 +288,43 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     content = {"name": path.stem, **facts.read_yaml(path)}
     for item in overrides:
         override(content, item)
-    return facts.parse(Recipe, content, str(path))
+    return parse(content, str(path))
 
 
-def dump(recipe: Recipe) -> str:
+def parse(content: Mapping[str, Any], source: str) -> Recipe | Joint:
+    """Returns the recipe that a mapping holds: a joint one where its `data` is a list.
+
+    Raises:
+        RecipeError: an unknown key or a bad value, with source, key and nearest known key.
+    """
+    if isinstance(content.get("data"), list):
+        return facts.parse(Joint, content, source)
+    return facts.parse(Recipe, content, source)
+
+
+def each(recipe: Recipe | Joint, only: str | None = None) -> dict[str, Recipe]:
+    """Returns the recipe of each data set alone, by name; an ordinary recipe's needs none.
+
+    Args:
+        recipe: of one data set or several.
+        only: this one of several.
+
+    Raises:
+        RecipeError: no such data set, or there is but one.
+    """
+    if isinstance(recipe, Joint):
+        return {name: recipe.of(name) for name in (recipe.names if only is None else [only])}
+    if only is not None:
+        raise RecipeError(f"--dataset {only}: recipe {recipe.name} is of one data set; leave it out")
+    return {"": recipe}
+
+
+def schema() -> dict[str, Any]:
+    """Returns the JSON Schema of recipes, of one data set or several."""
+    return TypeAdapter(Recipe | Joint).json_schema()
+
+
+def dump(recipe: Recipe | Joint) -> str:
     """Returns the recipe as YAML, every default written out; `load` gives back an equal one."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -237,15 +349,26 @@ def expand(text: str) -> Path:
     return Path(_VARIABLE.sub(value, text)).expanduser()
 
 
+def key_of_one(key: str) -> str:
+    """Returns a key as it is called in the recipe of one data set.
+
+    Example:
+        >>> key_of_one("data.zion.root"), key_of_one("data.root"), key_of_one("model.options.window")
+        ('data.root', 'data.root', 'model.options.window')
+    """
+    section, *names = key.split(".")
+    return f"data.{names[1]}" if section == "data" and len(names) == 2 else key
+
+
 def override(content: dict[str, Any], item: str) -> None:
     """Sets one key of a recipe's content.
 
     Args:
         content: as read from YAML; changed in place.
-        item: `section.key=value`, the value as YAML.
+        item: `section.key=value`, the value as YAML; `data.NAME.key=value` in a joint recipe.
 
     Raises:
-        RecipeError: not of that form.
+        RecipeError: not of that form, or no such data set.
     """
     key, equals, text = item.partition("=")
     if not equals or not key:
@@ -255,8 +378,24 @@ def override(content: dict[str, Any], item: str) -> None:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, e.g. 2024-13-01
         raise RecipeError(f"override {item!r}: the value is not valid YAML; quote it") from error
     *sections, last = key.split(".")
+    place: Any = content
     for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
+        place = _below(place, section, item)
+        if not isinstance(place, dict | list):
             raise RecipeError(f"override {item!r}: {section} has no keys below it")
-    content[last] = value
+    if isinstance(place, list):
+        place = _below(place, last, item)
+    place[last] = value
+
+
+def _below(content: Any, section: str, item: str) -> Any:
+    """Returns what lies below a key, or in a list of data sets below one's name."""
+    if isinstance(content, dict):
+        return content.setdefault(section, {})
+    known = {called(entry): entry for entry in content if isinstance(entry, dict)}
+    if section not in known:
+        raise RecipeError(
+            f"override {item!r}: data is a list of data sets; expected data.NAME.key with one of "
+            f"{', '.join(known)}"
+        )
+    return known[section]

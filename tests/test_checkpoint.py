@@ -224,7 +224,7 @@ def test_foreign_files_are_refused_unopened(make, expected, read, tmp_path):
 
 
 def other_format(header) -> None:
-    header["format"] = 2
+    header["format"] = 3
     header["versions"]["rsseg"] = "9.9"
 
 
@@ -255,7 +255,7 @@ def lost_twin(header) -> None:
 
 
 WRONG_HEADERS = {
-    "other version": (other_format, "format 2 (rsseg 9.9); this rsseg 0.1.0 reads format 1"),
+    "other version": (other_format, "format 3 (rsseg 9.9); this rsseg 0.1.0 reads format 1 and 2"),
     "no version": (without("format"), "format None"),
     "versions no mapping": (setting("versions", 3), "versions"),
     "format and versions broken": (lambda h: h.update(format=7, versions=3), "format 7 (rsseg unknown)"),

@@ -9,7 +9,7 @@ from typing import Annotated
 import rasterio
 import typer
 
-from rsseg import __version__, classmap, datasets, facts, modality, preparation
+from rsseg import __version__, classmap, datasets, modality, preparation
 from rsseg import recipe as recipes
 from rsseg.classmap import ClassMap
 from rsseg.cli import console
@@ -21,7 +21,7 @@ from rsseg.data.check.report import LEVELS, Finding, LayerReport, Level, Report,
 from rsseg.data.scenes import Scene, Scenes, Source, only
 from rsseg.data.tiles import open_scenes
 from rsseg.errors import GridError, RasterError, RssegError, SceneError
-from rsseg.header import read_header
+from rsseg.header import JointHeader, any_header_of
 from rsseg.modality import Modality, Statistics
 from rsseg.raster.location import Location, locate, stem
 from rsseg.recipe import Recipe
@@ -67,7 +67,10 @@ def check(
         typer.Option(metavar="NAME=PATH", help="Files of one scene, any NAME; `label` are labels; URLs too."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set config that describes a folder, or a table's columns.")
+        str | None,
+        typer.Option(
+            help="Data set config that describes a folder, or a table's columns; or one of a joint recipe."
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Model file whose modalities, classes and statistics count.")
@@ -88,37 +91,53 @@ def check(
 
     Leaves with 1 if there are errors, with 0 if there are only warnings and notes.
     """
-    chosen = _subject(subject, overrides or [], file or [], dataset, model)
+    subjects = _subjects(subject, overrides or [], file or [], dataset, model)
     if not no_files:
         preparation.require_writable(out)
-    with console.bar(quiet=quiet) as advance:
-        options = Options(chosen.gsd if gsd is None else gsd, quick, jobs or os.cpu_count() or 1, advance)
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE):
-            report = examine(
-                chosen.scenes,
-                chosen.modalities,
-                chosen.class_map,
-                statistics=chosen.statistics,
-                options=options,
-            )
-    if chosen.unsplit:
-        report = replace(report, findings=(Finding("error", "split", chosen.unsplit), *report.findings))
-    written = [] if no_files else _write(report, out, chosen.title)
+    several, sound, contents = len(subjects) > 1, True, {}
+    for name, chosen in subjects.items():
+        with console.bar(quiet=quiet) as advance:
+            options = Options(chosen.gsd if gsd is None else gsd, quick, jobs or os.cpu_count() or 1, advance)
+            report = _examined(chosen, options)
+        written = [] if no_files else _write(report, out / name if several else out, chosen.title)
+        contents[name] = {**report.as_json(), "files": [str(path) for path in written]}
+        sound = sound and report.sound
+        if not as_json:
+            _title(name)
+            _show(report, written)
     if as_json:
-        console.show_json({**report.as_json(), "files": [str(path) for path in written]})
-    else:
-        _show(report, written)
-    if not report.sound:
+        console.show_json({"datasets": contents} if several else next(iter(contents.values())))
+    if not sound:
         raise typer.Exit(1)
 
 
-def _subject(
+def _title(name: str) -> None:
+    if name:
+        console.show(f"data set {name}")
+
+
+def _examined(chosen: Subject, options: Options) -> Report:
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE):
+        report = examine(
+            chosen.scenes,
+            chosen.modalities,
+            chosen.class_map,
+            statistics=chosen.statistics,
+            options=options,
+        )
+    if chosen.unsplit:
+        report = replace(report, findings=(Finding("error", "split", chosen.unsplit), *report.findings))
+    return report
+
+
+def _subjects(
     subject: str | None,
     overrides: Sequence[str],
     files: Sequence[str],
     dataset: str | None,
     model: Path | None,
-) -> Subject:
+) -> dict[str, Subject]:
+    """Returns what is checked: the data sets of a joint recipe by name, anything else alone."""
     if (subject is None) != bool(files):
         raise SceneError("give a RECIPE, SCENES, or --file NAME=PATH, and only one of them")
     path = Path(subject or "")
@@ -129,14 +148,16 @@ def _subject(
     elif path.is_dir() or tables.is_table(path):
         found = _of_scenes(path, dataset)
     else:
-        return _with_model(_of_recipe(subject or "", overrides), model)
+        loaded = recipes.load(subject or "", overrides)
+        # a config beside an ordinary recipe was never looked at
+        several = recipes.each(loaded, dataset if isinstance(loaded, recipes.Joint) else None)
+        return {key: _with_model(_of_recipe(one), model, key) for key, one in several.items()}
     if overrides:
         raise SceneError(f"{overrides[0]}: only a recipe has keys; leave it out")
-    return _with_model(found, model)
+    return {"": _with_model(found, model, dataset or "")}
 
 
-def _of_recipe(name: str, overrides: Sequence[str]) -> Subject:
-    recipe = recipes.load(name, overrides)
+def _of_recipe(recipe: Recipe) -> Subject:
     modalities = preparation.modalities_of(recipe.data)
     class_map = preparation.class_map_of(recipe.data)
     try:
@@ -190,11 +211,13 @@ def _of_files(named: Sequence[str]) -> Subject:
     return Subject(", ".join(found), Scenes((scene,), tuple(sources)))
 
 
-def _with_model(subject: Subject, model: Path | None) -> Subject:
+def _with_model(subject: Subject, model: Path | None, name: str) -> Subject:
+    """Returns a subject with what a model knows, a joint one of the data set of this name."""
     if model is None:
         return subject
-    header = read_header(model)
-    modalities = {entry["name"]: facts.parse(Modality, entry, str(model)) for entry in header["modalities"]}
+    known = any_header_of(model)
+    header = known.of(name) if isinstance(known, JointHeader) else known
+    modalities = {entry.name: entry for entry in header.modalities}
     order = [name for name in modalities if name in subject.scenes.modalities]
     if not order:
         there = ", ".join(subject.scenes.modalities)
@@ -205,9 +228,9 @@ def _with_model(subject: Subject, model: Path | None) -> Subject:
         subject.title,
         only(subject.scenes, order),
         modalities,
-        facts.parse(ClassMap, header["class_map"], str(model)),
-        {name: facts.parse(Statistics, entry, str(model)) for name, entry in header["statistics"].items()},
-        subject.gsd or header["recipe"]["data"].get("gsd"),
+        header.class_map,
+        header.statistics,
+        subject.gsd or header.recipe.data.gsd,
     )
 
 

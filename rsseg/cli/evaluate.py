@@ -3,15 +3,25 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rsseg.cli import console, mapping, scored
-from rsseg.cli.jobs import COMPARISON, PAGE, Asked, Job, jobs_of, parted, usual_folder
-from rsseg.errors import RasterError
+from rsseg.cli.jobs import (
+    COMPARISON,
+    JOINT,
+    PAGE,
+    Asked,
+    Job,
+    jobs_of,
+    parted,
+    sets_of,
+    usual_folder,
+)
+from rsseg.errors import RasterError, RssegError
 from rsseg.evaluate import ledger, page, scores
 from rsseg.evaluate.compare import Comparison, compare
 from rsseg.evaluate.contributions import contributions
@@ -65,6 +75,10 @@ def evaluate(
         typer.Option("--without-classes", metavar="NAMES", help="Leave out pixels of these, e.g. clutter."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One data set of a joint model", show_default="each in turn"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -96,6 +110,7 @@ def evaluate(
         "--eroded": (str(eroded), "0"),
         "--without-classes": (without or "", ""),
         "--seed": (str(seed), "0"),
+        "--dataset": (dataset or "", ""),
         "--out": (str(out or ""), ""),
         "--device": (device or "", ""),
     }
@@ -116,21 +131,54 @@ def evaluate(
         command,
     )
     models, overrides = parted(given)
+    chosen = sets_of(models, overrides, dataset)
     folder = out or usual_folder(models, split)
+    if len(chosen) > 1:
+        _each(models, folder, overrides, [replace(asked, dataset=name) for name in chosen], as_json=as_json)
+        return
+    asked = replace(asked, dataset=chosen[0])
     jobs = jobs_of(models, folder, overrides, asked)
     done = {job.name: _scored(job, asked, jobs) for job in jobs}
     comparison = _compared(done, asked) if len(jobs) > 1 else None
     _show(done, comparison, _finish(folder, done, comparison, asked), as_json=as_json)
 
 
-def _scored(job: Job, asked: Asked, jobs: Sequence[Job]) -> _Done:
+def _each(
+    models: Sequence[Path], folder: Path, overrides: Sequence[str], asked: Sequence[Asked], *, as_json: bool
+) -> None:
+    """Scores a joint model on each of its data sets, in a folder each; says the mean of their Averages."""
+    first, path = asked[0], folder / JOINT
+    if path.exists() and not first.overwrite and not first.resume:
+        raise RssegError(f"{path}: exists already; use --overwrite or another --out")
+    every = [job for one in asked for job in jobs_of(models, folder / str(one.dataset), overrides, one)]
+    contents = {}
+    for job, one in zip(every, asked, strict=True):
+        done = {job.name: _scored(job, one, [job], every)}
+        paths = _finish(job.out, done, None, one)
+        contents[str(one.dataset)] = done[job.name].content
+        if not as_json:
+            console.show(f"data set {one.dataset}")
+            _show(done, None, paths, as_json=False)
+    averages = {name: content["summary"]["removed"]["average"] for name, content in contents.items()}
+    mean = scores.number(sum(averages.values()) / len(averages))
+    summed = {"model": str(models[0]), "split": first.split, "averages": averages, "average": mean}
+    scores.write_json(summed, path)
+    if as_json:
+        console.show_json({**summed, "datasets": contents})
+        return
+    told = "   ".join(f"{name} {console.percent(value)}" for name, value in averages.items())
+    console.show(f"Averages: {told}   mean {console.percent(mean)}")
+    console.show(str(path))
+
+
+def _scored(job: Job, asked: Asked, jobs: Sequence[Job], every: Sequence[Job] | None = None) -> _Done:
     """Scores one of the models, and writes its files."""
-    alone = len(jobs) == 1
-    model = mapping.load(job.path, asked.device)
+    alone, every = len(jobs) == 1, every or jobs
+    model = mapping.load(job.path, asked.device, job.dataset)
     layout, sliding = mapping.layout(job.recipe) or Layout(), mapping.sliding(job.recipe)
     model.segmenter.check_tile(sliding.tile)
-    if job is jobs[0] and not asked.resume:  # not before everything is known to fit
-        for each in jobs:  # also those whose turn comes later, should this run stop before
+    if job is every[0] and not asked.resume:  # not before everything is known to fit
+        for each in every:  # also those whose turn comes later, should this run stop before
             Ledger(each.out, {}).clear()
     inputs = ledger.inputs_of(
         hash_of(job.path),

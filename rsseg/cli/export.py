@@ -38,6 +38,9 @@ def export(
             min=1, help="Only size of a tile, pixels", show_default="any where the network allows it"
         ),
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which data set, of a joint model.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -52,7 +55,7 @@ def export(
     with console.bar(quiet=quiet) as advance:
         what = f"export to {to}"
         advance(what, 0, 1)
-        found = _written(model, to, path, tile, overwrite=overwrite)
+        found = _written(model, dataset, to, path, tile, overwrite=overwrite)
         advance(what, 1, 1)
     result = {"file": str(path), "to": to, "bytes": path.stat().st_size, **found}
     if as_json:
@@ -63,14 +66,16 @@ def export(
     console.show(str(path))
 
 
-def _written(model: Path, to: str, path: Path, tile: int | None, *, overwrite: bool) -> dict[str, Any]:
+def _written(
+    model: Path, dataset: str | None, to: str, path: Path, tile: int | None, *, overwrite: bool
+) -> dict[str, Any]:
     """Returns what is said of the file beside its name."""
     if to == "stac":
-        mlm.save_item(model, path, overwrite=overwrite)
+        mlm.save_item(model, path, dataset=dataset, overwrite=overwrite)
         return {}
     if to == "onnx":
         onnx.require()
-    loaded = load_model(model)
+    loaded = load_model(model, dataset=dataset)
     save = onnx.save_onnx if to == "onnx" else program.save_program
     return _facts(loaded.segmenter, save(loaded, path, tile, overwrite=overwrite))
 

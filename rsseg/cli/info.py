@@ -12,7 +12,7 @@ from rich.text import Text
 from rsseg import facts
 from rsseg.classmap import ClassMap
 from rsseg.cli import console
-from rsseg.header import read_header
+from rsseg.header import JointHeader, any_header_of, read_header, require_choice
 from rsseg.modality import PERCENTILES, Statistics
 from rsseg.raster.sidecars import legible
 
@@ -31,26 +31,46 @@ def info(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="Model file, e.g. runs/NAME/best.safetensors.")
     ],
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One data set of a joint model", show_default="each")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress (there is none).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what a model file holds: method, modalities and their values, classes, and how it was trained."""
     header = read_header(model)
+    sets = _sets(model, header, dataset)
     if as_json:
-        console.show_json(header)
+        console.show_json(header if dataset is None else sets[dataset])
         return
-    for table in (_facts(header), _classes(header, str(model)), _bands(header, str(model))):
-        console.stdout.print(table)
+    for name, known in sets.items():
+        if name:
+            console.stdout.print(_text(f"data set {name}"))
+        for table in (_facts(known), _classes(known, str(model)), _bands(known, str(model))):
+            console.stdout.print(table)
+
+
+def _sets(path: Path, content: Mapping[str, Any], dataset: str | None) -> dict[str, Mapping[str, Any]]:
+    """Returns what is said of each data set, by name; of the only one as it stands in the file."""
+    header = any_header_of(path)
+    if dataset is not None:
+        require_choice(path, header, dataset)
+    if not isinstance(header, JointHeader):
+        return {"": content}
+    chosen = header.recipe.names if dataset is None else [dataset]
+    return {name: header.of(name).model_dump(mode="json") for name in chosen}
 
 
 def _facts(header: Mapping[str, Any]) -> Table:
     """Returns what is said in a line each."""
     recipe, training = header["recipe"], dict(header["training"])
     average, gsd = training.pop("average", None), training.pop("gsd", None)
+    parameters = training.pop("parameters", None)
     size = f"{recipe['data']['tile']} pixels"
     lines = {
         "method": recipe["model"]["method"],
         "backbone": recipe["model"]["backbone"],
+        **({} if parameters is None else {"parameters": _counted(parameters)}),
         "modalities": ", ".join(f"{m['name']} ({', '.join(m['bands'])})" for m in header["modalities"]),
         "data set": recipe["data"]["dataset"],
         "GSD": "–" if gsd is None else f"{gsd:.4g} m in training",
@@ -66,6 +86,19 @@ def _facts(header: Mapping[str, Any]) -> Table:
     for key, value in lines.items():
         found.add_row(_text(key), _text(value, most=1000))
     return found
+
+
+def _counted(parameters: Mapping[str, int]) -> str:
+    """Returns how many weights were learned, and how many were left as they came.
+
+    Example:
+        >>> _counted({"trainable": 3638446, "frozen": 0})
+        '3.64 M trainable, 0 frozen'
+    """
+    words = [
+        f"{parameters[kind] / 1e6:.3g} M" if parameters[kind] else "0" for kind in ("trainable", "frozen")
+    ]
+    return f"{words[0]} trainable, {words[1]} frozen"
 
 
 def _classes(header: Mapping[str, Any], source: str) -> Table:

@@ -14,13 +14,14 @@ from rsseg.errors import CheckpointError, RssegError, SceneError
 from rsseg.evaluate import ledger, scores
 from rsseg.evaluate.protocol import Rules, parse_subsets
 from rsseg.evaluate.scenarios import Scenario, parse_kinds, scenarios
-from rsseg.header import header_of
+from rsseg.header import Header, JointHeader, any_header_of, header_of, require_choice
 from rsseg.metrics import Absent
 from rsseg.modality import Modality
 from rsseg.predict.views import Subset
 from rsseg.raster.write import safe_stem
-from rsseg.recipe import Recipe
+from rsseg.recipe import Recipe, key_of_one
 
+JOINT = "joint.json"
 PAGE = "report.html"
 COMPARISON = "comparison.json"
 
@@ -42,6 +43,8 @@ class Asked:
     quiet: bool
     command: str
     """What gives these scores."""
+    dataset: str | None = None
+    """Which data set, of joint models."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Job:
     """One model, ready to be scored."""
 
     path: Path
+    dataset: str | None
+    """Which data set, of a joint model."""
     out: Path
     name: str
     recipe: Recipe
@@ -113,8 +118,8 @@ def jobs_of(models: Sequence[Path], folder: Path, overrides: Sequence[str], aske
 
 
 def _job(path: Path, out: Path, name: str, overrides: Sequence[str], asked: Asked) -> Job:
-    known = header_of(path)
-    recipe = mapping.overridden(known.recipe, overrides)
+    dataset, known, own = _chosen_of(path, overrides, asked)
+    recipe = mapping.overridden(known.recipe, own)
     modalities = {modality.name: modality for modality in known.modalities}
     chosen = parse_subsets(asked.subsets, list(modalities))
     listed = _listed(_chosen(path, asked.scenarios, modalities, chosen), modalities, chosen)
@@ -122,7 +127,48 @@ def _job(path: Path, out: Path, name: str, overrides: Sequence[str], asked: Aske
     table = preparation.split_scenes(recipe, list(modalities)).of(asked.split)
     require_labels(table)
     scenes = open_scenes(table, modalities, known.class_map, recipe.data.gsd)
-    return Job(path, out, name, recipe, known.class_map.names, listed, scenes)
+    return Job(path, dataset, out, name, recipe, known.class_map.names, listed, scenes)
+
+
+def _chosen_of(path: Path, overrides: Sequence[str], asked: Asked) -> tuple[str | None, Header, list[str]]:
+    """Returns the data set that is chosen of a model, what the file says of it, and its overrides.
+
+    A model of one data set stands for any: so a joint one is compared with those trained on one alone.
+    """
+    header = any_header_of(path)
+    if isinstance(header, Header):
+        own = mapping.of_one(overrides, [asked.dataset], asked.dataset) if asked.dataset else list(overrides)
+        return None, header, own
+    known = header_of(path, asked.dataset)
+    return asked.dataset, known, mapping.of_one(overrides, header.recipe.names, str(asked.dataset))
+
+
+def sets_of(models: Sequence[Path], overrides: Sequence[str], dataset: str | None) -> list[str | None]:
+    """Returns the data sets that are scored one after the other: all of a joint model that is alone.
+
+    Raises:
+        CheckpointError: several models, one of them joint, or an ordinary model; and the data set that is
+            named does not fit them.
+        RssegError: all data sets, and an override that does not say for which it is.
+    """
+    headers = [any_header_of(path) for path in models]
+    if len(models) > 1 and any(isinstance(header, JointHeader) for header in headers):
+        for path, header in zip(models, headers, strict=True):
+            if isinstance(header, JointHeader):
+                require_choice(path, header, dataset)
+        return [dataset]
+    header = headers[0]
+    if dataset is not None or isinstance(header, Header):
+        require_choice(models[0], header, dataset)
+        return [dataset]
+    for item in overrides:
+        key = item.partition("=")[0]
+        if key.startswith("data.") and key_of_one(key) == key:
+            raise RssegError(
+                f"override {item!r}: {models[0]} knows several data sets; say data.NAME.key with one of "
+                f"{', '.join(header.recipe.names)}, or choose by --dataset"
+            )
+    return list(header.recipe.names)
 
 
 def _chosen(

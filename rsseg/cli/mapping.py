@@ -11,21 +11,26 @@ from rsseg.errors import RssegError
 from rsseg.predict.layout import Layout
 from rsseg.predict.memory import keep_pages
 from rsseg.predict.sliding import Sliding
-from rsseg.recipe import Recipe, override
+from rsseg.recipe import Recipe, key_of_one, override
 
 _FREE = {"data.root", "data.workers"}
 """What says where data lie; the rest decides what the model learnt from, and which pixels are for test."""
 
 
-def load(path: Path, device: str | None) -> Model:
+def load(path: Path, device: str | None, dataset: str | None = None) -> Model:
     """Returns a model on a device; the process keeps its memory for it from now on.
+
+    Args:
+        path: model file.
+        device: None takes what is there.
+        dataset: which data set, of a joint model.
 
     Raises:
         CheckpointError: the file is no model file.
         RssegError: the device is not there.
     """
     keep_pages()
-    return load_model(path, _device(device))
+    return load_model(path, _device(device), dataset)
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -45,6 +50,29 @@ def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     for item in overrides:
         override(content, item)
     return facts.parse(Recipe, content, "overrides")
+
+
+def of_one(overrides: Sequence[str], names: Sequence[str], dataset: str) -> list[str]:
+    """Returns overrides as those of one data set alone, without those of others.
+
+    Args:
+        overrides: `data.NAME.key=value` for one data set; without a name, for the one that is chosen.
+        names: of all data sets.
+        dataset: which is chosen.
+
+    Example:
+        >>> of_one(["data.zion.root=/z", "data.city.root=/c", "predict.tile=64"], ["zion", "city"], "zion")
+        ['data.root=/z', 'predict.tile=64']
+    """
+    found = []
+    for item in overrides:
+        key, _, value = item.partition("=")
+        named = key.split(".")[1] if key_of_one(key) != key else None
+        if named is None or named == dataset:
+            found.append(f"{key_of_one(key)}={value}")
+        elif named not in names:
+            raise RssegError(f"override {item!r}: no data set {named!r}; expected one of {', '.join(names)}")
+    return found
 
 
 def sliding(recipe: Recipe) -> Sliding:

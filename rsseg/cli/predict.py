@@ -11,17 +11,18 @@ import typer
 from rsseg import datasets, preparation
 from rsseg.checkpoint import Model
 from rsseg.cli import console, mapping
+from rsseg.cli.choosing import choose
 from rsseg.data.scenes import Scene, Scenes, from_files, only
 from rsseg.data.tables import is_table, read_scenes
 from rsseg.errors import RecipeError, RssegError, SceneError
 from rsseg.export import stac
+from rsseg.header import JointHeader, any_header_of
 from rsseg.predict import maps, workers
 from rsseg.predict.area import read_area
 from rsseg.predict.batch import Job, Outcome, Report, Watch, hash_of, run_all, shard
 from rsseg.predict.blend import Blend
 from rsseg.predict.memory import Estimate
 from rsseg.predict.scene import USUAL, Order, remaining
-from rsseg.recipe import Recipe
 
 app = typer.Typer(add_completion=False)
 
@@ -46,7 +47,12 @@ def predict(
         typer.Option(metavar="NAME=PATH", help="One scene by its files or URLs, e.g. rgb=a.tif."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set config that describes SCENES", show_default="the model's")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Data set of a joint model, or config that describes SCENES",
+            show_default="the model's; of several, the one that has the modalities",
+        ),
     ] = None,
     scene: Annotated[str, typer.Option(help="Only scenes whose id matches, with * and ?.")] = "*",
     shards: Annotated[
@@ -113,7 +119,8 @@ def predict(
         stac.require()
     where = processes if dask is None else dask
     # workers load the model themselves: here it only says what it knows
-    loaded = mapping.load(model, device if where is None else "cpu")
+    of, config = _set_of(model, scenes or [], file or [], dataset)
+    loaded = mapping.load(model, device if where is None else "cpu", of)
     changes = {"tile": tile, "overlap": overlap, "blend": blend, "batch": batch}
     given = [f"predict.{key}={value}" for key, value in changes.items() if value is not None]
     recipe = mapping.overridden(loaded.facts.recipe, given)
@@ -127,13 +134,14 @@ def predict(
     )
     remaining(loaded, order.without)
     loaded.segmenter.check_tile(order.sliding.tile)
-    table = _scenes(loaded, scenes or [], file or [], dataset, scene)
+    table = _scenes(loaded, scenes or [], file or [], config, scene)
     chosen = list(table) if shards is None else shard(list(table), shards)
     preparation.require_writable(out)
     _make_folder(out)
     if not chosen and not quiet:
         console.say(f"--shard {shards}: none of {len(table)} scenes is in it")
-    jobs = _jobs(chosen, model, out, order, recipe, device, overwrite=overwrite)
+    digest, layout = hash_of(model), mapping.layout(recipe)
+    jobs = [Job(model, digest, row, out, order, device, overwrite, layout, of) for row in chosen]
     report = _run(loaded, jobs, where, fail_fast=fail_fast or len(table) == 1, quiet=quiet)
     items: list[Path] | None = [] if as_stac else None
     if as_stac and report.done:
@@ -143,18 +151,29 @@ def predict(
     _show(report, items, as_json=as_json)
 
 
-def _jobs(
-    rows: Sequence[Scene],
-    model: Path,
-    out: Path,
-    order: Order,
-    recipe: Recipe,
-    device: str | None,
-    *,
-    overwrite: bool,
-) -> list[Job]:
-    digest, layout = hash_of(model), mapping.layout(recipe)
-    return [Job(model, digest, row, out, order, device, overwrite, layout) for row in rows]
+def _set_of(
+    path: Path, given: Sequence[Path], files: Sequence[str], dataset: str | None
+) -> tuple[str | None, str | None]:
+    """Returns the data set of a joint model that scenes are of, and the config that describes them."""
+    header = any_header_of(path)
+    if not isinstance(header, JointHeader):
+        return None, dataset
+    if dataset in header.recipe.names:
+        return dataset, None
+    _require_one_kind(given, files)
+    if dataset is not None:
+        try:
+            datasets.load(dataset)
+        except RecipeError as error:
+            raise SceneError(f"--dataset {error}; or one of the model: {header.told}") from error
+    return choose(header, given, files, dataset), dataset
+
+
+def _require_one_kind(given: Sequence[Path], files: Sequence[str]) -> None:
+    if bool(given) == bool(files):
+        raise SceneError(
+            "give either SCENES (folders, tables) or --file NAME=PATH, e.g. --file rgb=scene.tif"
+        )
 
 
 def _run(
@@ -202,10 +221,7 @@ def _scenes(
     model: Model, given: Sequence[Path], files: Sequence[str], dataset: str | None, wanted: str
 ) -> Scenes:
     order = tuple(model.facts.modalities)
-    if bool(given) == bool(files):
-        raise SceneError(
-            "give either SCENES (folders, tables) or --file NAME=PATH, e.g. --file rgb=scene.tif"
-        )
+    _require_one_kind(given, files)
     if files:
         strange = [item for item in files if item.partition("=")[0] not in order]
         if strange:

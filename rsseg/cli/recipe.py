@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rsseg import preparation
+from rsseg import preparation, union
 from rsseg import recipe as recipes
 from rsseg.cli import console
 from rsseg.facts import names
@@ -24,14 +24,17 @@ def recipe(
 ) -> None:
     """Check a recipe and print it with every default; without a name, list the shipped ones."""
     if schema:
-        console.show_json(recipes.Recipe.model_json_schema())
+        console.show_json(recipes.schema())
     elif name is None:
         shipped = names("recipes")
         console.show_json(shipped) if as_json else console.show("\n".join(shipped))
     else:
         loaded = recipes.load(name, overrides or [])
-        preparation.modalities_of(loaded.data)
-        preparation.class_map_of(loaded.data)
+        sets = {name: one.data for name, one in recipes.each(loaded).items()}
+        union.modalities(
+            {name: list(preparation.modalities_of(data).values()) for name, data in sets.items()}
+        )
+        union.classes({name: preparation.class_map_of(data) for name, data in sets.items()})
         if as_json:
             console.show_json(loaded.model_dump(mode="json"))
         else:

@@ -1,6 +1,7 @@
 """rsseg stats."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from rsseg.data import survey
 from rsseg.data.cache import Ints, Job, fulfil
 from rsseg.data.statistics import suggested_weights
 from rsseg.modality import PERCENTILES, Histogram, Modality, Statistics
+from rsseg.recipe import Recipe
 
 app = typer.Typer(add_completion=False)
 
@@ -34,6 +36,9 @@ def stats(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="e.g. data.root=/data data.statistics_tiles=500"),
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One data set of a joint recipe", show_default="each")
+    ] = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Read everything anew, whatever the cache holds.")
     ] = False,
@@ -45,11 +50,34 @@ def stats(
     Values are physical ones, as the network gets them before they are scaled (SAR in dB, clipped).  The
     result is cached under the data's root (or data.cache), where `rsseg train` finds it.
     """
-    loaded = recipes.load(recipe, overrides or [])
-    data = loaded.data
+    several = recipes.each(recipes.load(recipe, overrides or []), dataset)
+    contents = {}
+    for name, one in several.items():
+        taken = _taken(one, refresh=refresh, quiet=quiet)
+        contents[name] = _content(taken)
+        if not as_json:
+            _show(taken, name)
+    if as_json:
+        console.show_json(contents.get("", {"datasets": contents}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What was read of a data set's training split."""
+
+    statistics: Mapping[str, Statistics]
+    modalities: Mapping[str, Modality]
+    class_map: ClassMap
+    counts: Ints
+    scenes: int
+    pixels: int
+
+
+def _taken(recipe: Recipe, *, refresh: bool, quiet: bool) -> _Taken:
+    data = recipe.data
     modalities = preparation.modalities_of(data)
     class_map = preparation.class_map_of(data)
-    scenes = preparation.open_splits(loaded, modalities, class_map, ("train",))["train"]
+    scenes = preparation.open_splits(recipe, modalities, class_map, ("train",))["train"]
     cache = preparation.cache_of(data, refresh=refresh)
     jobs: list[Job[Any]] = [
         survey.labels("train", scenes, class_map, data.tile, cache),
@@ -58,22 +86,22 @@ def stats(
     with console.bar(quiet=quiet) as advance:
         say = (lambda line: None) if quiet else console.say
         counts, found = fulfil(jobs, cache, say, partial(advance, "reading labels and statistics"))
-    if as_json:
-        console.show_json(_content(found, modalities, class_map, counts))
-        return
-    for name, values in found.items():
-        console.stdout.print(_values(name, values, modalities[name]))
-    console.stdout.print(_classes(class_map, counts))
-    seen = found[data.order[0]].pixels
-    console.show(f"{len(scenes)} training scenes, {seen} pixels; weight: median frequency / frequency")
+    return _Taken(found, modalities, class_map, counts, len(scenes), found[data.order[0]].pixels)
 
 
-def _content(
-    found: Mapping[str, Statistics],
-    modalities: Mapping[str, Modality],
-    class_map: ClassMap,
-    counts: Ints,
-) -> dict[str, Any]:
+def _show(taken: _Taken, name: str) -> None:
+    if name:
+        console.show(f"data set {name}")
+    for modality, values in taken.statistics.items():
+        console.stdout.print(_values(modality, values, taken.modalities[modality]))
+    console.stdout.print(_classes(taken.class_map, taken.counts))
+    console.show(
+        f"{taken.scenes} training scenes, {taken.pixels} pixels; weight: median frequency / frequency"
+    )
+
+
+def _content(taken: _Taken) -> dict[str, Any]:
+    found, modalities, class_map, counts = taken.statistics, taken.modalities, taken.class_map, taken.counts
     weights = suggested_weights(counts)
     total = max(int(counts.sum()), 1)
     return {

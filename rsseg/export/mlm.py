@@ -35,12 +35,13 @@ _COUNTED = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 """Tensors that a network counts, and does not learn."""
 
 
-def save_item(model: Path, path: Path, *, overwrite: bool = False) -> None:
+def save_item(model: Path, path: Path, *, dataset: str | None = None, overwrite: bool = False) -> None:
     """Writes the Item of a model file.
 
     Args:
         model: a file that `rsseg train` wrote.
         path: file to write, `….json`; its link to the model is relative.
+        dataset: which data set, of a joint model.
         overwrite: replace a file that is there.
 
     Raises:
@@ -48,23 +49,24 @@ def save_item(model: Path, path: Path, *, overwrite: bool = False) -> None:
         RssegError: pystac is not installed, or the file cannot be written.
     """
     whole.require_free(path, SUFFIX, overwrite=overwrite)
-    content = model_item(model, path.parent).to_dict(include_self_link=False)
+    content = model_item(model, path.parent, dataset).to_dict(include_self_link=False)
     whole.write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
-def model_item(model: Path, folder: Path) -> "pystac.Item":
+def model_item(model: Path, folder: Path, dataset: str | None = None) -> "pystac.Item":
     """Returns the Item of a model file.
 
     Args:
         model: a file that `rsseg train` wrote.
         folder: of the Item, from which its link to the model starts.
+        dataset: which data set, of a joint model.
 
     Raises:
         CheckpointError: the file is no model file, or damaged.
         RssegError: pystac is not installed, or the file cannot be read.
     """
     stac = require()
-    header, checksum = header_of(model), whole.checksum(model)
+    header, checksum = header_of(model, dataset), whole.checksum(model)
     named = _band_names(header)
     found: pystac.Item = stac.Item(
         id=f"{header.recipe.name}-{checksum[-12:]}",

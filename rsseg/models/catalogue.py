@@ -54,8 +54,23 @@ def build(
         >>> model.modalities, model.stride
         ({'dsm': 1, 'rgb': 3}, 32)
     """
+    return assemble(method, Plan(modalities, classes, backbone, weights, stem), options)
+
+
+def assemble(
+    method: str | type[Segmenter[Any]], plan: Plan, options: Mapping[str, object] | None = None
+) -> Segmenter[Any]:
+    """Returns the same from a plan, which also says what ordinary runs do not have.
+
+    Args:
+        method: a name in `METHODS`, or a class (see `find`).
+        plan: modalities, classes, backbone, data sets of a joint run.
+        options: the method's own, as in its constructor.
+
+    Raises:
+        ModelError: unknown name or option (answered with the known ones), or a value that does not fit.
+    """
     chosen = find(method) if isinstance(method, str) else method
-    plan = Plan(modalities, classes, backbone, weights, stem)
     options = dict(options or {})
     _check_options(chosen, options)
     make: Any = chosen  # a method's options are its own: the check above stands in for mypy's

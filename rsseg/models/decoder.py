@@ -6,6 +6,7 @@ The head is not described in the SGMA paper; this is what its sister papers use 
 from collections.abc import Sequence
 from functools import reduce
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,6 +56,7 @@ class Decoder(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(width, classes, 1)
+        self.lacking: tuple[int, ...] = ()  # classes that cannot be, see Segmenter.domain
         nn.init.kaiming_normal_(self.fusion.weight, nonlinearity="relu")
 
     def forward(self, pyramid: Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -70,7 +72,22 @@ class Decoder(nn.Module):
         # in place: the widest maps of the network are made here, and none of them is needed again
         fused = reduce(Tensor.add_, parts)
         logits = self.classifier(self.dropout(F.relu(self.norm(fused), inplace=True)))
-        return _resize(logits, size)
+        return masked(_resize(logits, size), self.lacking)
+
+
+def masked(logits: Tensor, lacking: Sequence[int]) -> Tensor:
+    """Returns logits (B, K, H, W) whose softmax is 0 for some classes, and what it was among the others.
+
+    The lowest finite number stands for -inf, which would make NaN of a gradient.
+
+    Args:
+        logits: (B, K, H, W).
+        lacking: class ids.
+    """
+    if not lacking:
+        return logits
+    where = torch.tensor(lacking, device=logits.device)
+    return logits.index_fill(1, where, torch.finfo(logits.dtype).min)
 
 
 def _resize(features: Tensor, size: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsseg.errors import ModelError
+from rsseg.models.decoder import Decoder
 from rsseg.models.losses import IGNORED
 from rsseg.models.presence import Seen
 
@@ -54,6 +55,12 @@ class Plan:
     """Either "imagenet", the path of a local file, or None for random ones."""
     stem: str = "own"
     """Either "own", a first convolution per modality, or "repeat", one for all and a single band repeated."""
+    domains: Sequence[Sequence[int]] = ()
+    """For each data set of a joint run the ids of the classes that it has; none for an ordinary run."""
+    labels: Sequence[str] = ()
+    """Names of the classes, in the order of their ids, for methods that read them; () where nobody knows."""
+    fetch: bool = True
+    """Whether weights that a method's options name are had; not where those of a model file follow."""
 
     def __post_init__(self) -> None:
         if not self.modalities or any(channels < 1 for channels in self.modalities.values()):
@@ -62,6 +69,12 @@ class Plan:
             )
         if not 1 <= self.classes <= IGNORED:
             raise ModelError(f"classes {self.classes}; expected 1 to {IGNORED}: {IGNORED} is the ignored id")
+        strange = [k for known in self.domains for k in (known or [-1]) if not 0 <= k < self.classes]
+        if strange:
+            raise ModelError(
+                f"domains {[list(known) for known in self.domains]}; expected one id or more for each, "
+                f"from 0 to {self.classes - 1}"
+            )
         wrong = [
             name
             for name in self.modalities
@@ -87,12 +100,42 @@ class Segmenter(nn.Module, ABC, Generic[S]):
     """Number of classes, K."""
     stride: int
     """Largest stride of the backbone; tile sizes are multiples of it."""
+    domains: Sequence[Sequence[int]]
+    """For each data set of a joint run the ids of the classes that it has; none for an ordinary run."""
+    unfetched: bool = False
+    """Whether it wants weights that its plan told it not to fetch: a run that trains builds it again."""
 
     def __init__(self, plan: Plan, stride: int) -> None:
         super().__init__()
         self.modalities = dict(sorted(plan.modalities.items()))
         self.classes = plan.classes
         self.stride = stride
+        self.domains = tuple(tuple(known) for known in plan.domains)
+        self._domain: int | None = None
+
+    @property
+    def domain(self) -> int | None:
+        """The data set that the batch is of, in a joint run; None, and all classes, else.
+
+        The logits of classes that it lacks are the lowest number there is, from the decoder on: in every
+        loss, and in what is predicted, a softmax over all classes is one over those of the data set.
+        """
+        return self._domain
+
+    @domain.setter
+    def domain(self, number: int | None) -> None:
+        if number is not None and not 0 <= number < len(self.domains):
+            raise ModelError(f"domain {number}; this network was built with {len(self.domains)}")
+        self._domain = number
+        for module in self.modules():
+            if isinstance(module, Decoder):
+                module.lacking = self.lacking
+
+    @property
+    def lacking(self) -> tuple[int, ...]:
+        """Ids of classes that the domain lacks; a method with a head of its own gives them to `masked`."""
+        known = range(self.classes) if self._domain is None else self.domains[self._domain]
+        return tuple(sorted(set(range(self.classes)) - set(known)))
 
     def forward(self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Tensor:
         """Returns logits (B, K, H, W).

@@ -68,6 +68,8 @@ class Job:
     """Replace maps of other jobs."""
     layout: Layout | None = None
     """How windows pass through the network; None measures it."""
+    dataset: str | None = None
+    """Which data set, of a joint model."""
 
     @property
     def stem(self) -> str:
@@ -103,6 +105,7 @@ class Job:
             "sources": {name: described(source) for name, source in self.scene.files.items()},
             "files": self.files,
         }
+        content |= {} if self.dataset is None else {"dataset": self.dataset}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -203,7 +203,8 @@ def _task(job: Job, terms: _Terms) -> Outcome:
         _share(terms.sharing.get(worker.ip, worker.state.nthreads))
         _require_seen(job)
         with _LOADING:
-            model = _model(job.model, job.model_hash, _device(job.device, worker.name, dealt=terms.local))
+            device = _device(job.device, worker.name, dealt=terms.local)
+            model = _model(job.model, job.model_hash, device, job.dataset)
     except RssegError as error:
         return Outcome(job.scene.id, "failed", reason=str(error))
     watch = Watch(progress=_Pulse(worker))
@@ -232,11 +233,11 @@ def _manifest(out: Path) -> Manifest:
 
 
 @lru_cache(maxsize=1)
-def _model(path: Path, expected: str, device: torch.device) -> Model:
+def _model(path: Path, expected: str, device: torch.device, dataset: str | None) -> Model:
     if hash_of(path) != expected:
         raise CheckpointError(f"{path}: is not the file that the run began with; start the run again")
     keep_pages()
-    return load_model(path, device)
+    return load_model(path, device, dataset)
 
 
 def _device(name: str | None, worker: Any, *, dealt: bool) -> torch.device:

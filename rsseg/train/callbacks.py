@@ -10,10 +10,10 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsseg.errors import RssegError
-from rsseg.train.task import SegmentationTask, average
+from rsseg.train.task import BySubset, SegmentationTask, average
 
 SaveModel = Callable[[SegmentationTask, Mapping[str, Any]], None]
 """Writes the model file; the mapping says how the model came to be."""
@@ -59,15 +59,18 @@ class BestModel(Callback):
             epoch = trainer.current_epoch + 1
             raise RssegError(f"epoch {epoch}: weights that are not finite; lower train.lr")
         scores = pl_module.scores()
-        mean = average(scores)
-        worst = min(score.miou for score in scores.values())
+        averages = {name: average(found) for name, found in scores.items()}
+        mean = sum(averages.values()) / len(averages)
+        worst = min(score.miou for found in scores.values() for score in found.values())
         pl_module.log("val/average", mean, prog_bar=True, sync_dist=True)
         pl_module.log("val/worst", worst, prog_bar=True, sync_dist=True)
-        for subset, score in scores.items():
-            pl_module.log(f"val/miou/{'+'.join(subset)}", score.miou, sync_dist=True)
+        for name, value in _figures(scores, averages).items():
+            pl_module.log(name, value, sync_dist=True)
         if mean > self.best and trainer.is_global_zero:
             self.best = mean
-            self.save(pl_module, {"epoch": trainer.current_epoch + 1, "average": mean})
+            several = {} if list(averages) == [""] else {"averages": averages}
+            known = {"epoch": trainer.current_epoch + 1, "average": mean, **several}
+            self.save(pl_module, known | {"parameters": parameters(pl_module.segmenter)})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best Average, for resuming."""
@@ -76,6 +79,28 @@ class BestModel(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the best Average of the run that is resumed."""
         self.best = state_dict["best"]
+
+
+def _figures(scores: Mapping[str, BySubset], averages: Mapping[str, float]) -> dict[str, float]:
+    """Returns what else is logged: mIoU of every subset, and with several data sets their Averages."""
+    found = {f"val/average/{name}": value for name, value in averages.items() if name}
+    for name, by_subset in scores.items():
+        place = f"val/miou/{name}" if name else "val/miou"
+        found |= {f"{place}/{'+'.join(subset)}": score.miou for subset, score in by_subset.items()}
+    return found
+
+
+def parameters(network: nn.Module) -> dict[str, int]:
+    """Returns how many numbers are learned, and how many weights stay as they were given.
+
+    Example:
+        >>> parameters(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).requires_grad_(False)))
+        {'trainable': 9, 'frozen': 4}
+    """
+    counts = {"trainable": 0, "frozen": 0}
+    for weight in network.parameters():
+        counts["trainable" if weight.requires_grad else "frozen"] += weight.numel()
+    return counts
 
 
 class MetricsFile(Callback):

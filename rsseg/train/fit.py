@@ -6,11 +6,9 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import lightning
@@ -22,16 +20,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from rsseg import preparation
 from rsseg import recipe as recipes
-from rsseg.checkpoint import Facts, save_model
-from rsseg.data.augment import Augment
-from rsseg.data.datamodule import SceneData, TileSampler
-from rsseg.data.samplers import GridTiles
-from rsseg.data.tiles import OpenScene, Tiles
+from rsseg.checkpoint import Facts, JointFacts, save_model
+from rsseg.data.datamodule import SceneData
 from rsseg.errors import RecipeError, RssegError
-from rsseg.facts import nearest, parse, read_yaml
-from rsseg.raster.anatomy import ground_size
-from rsseg.recipe import Recipe
-from rsseg.train import reading
+from rsseg.facts import nearest, read_yaml
+from rsseg.recipe import Joint, Recipe
+from rsseg.train import sets
 from rsseg.train.callbacks import BestModel, EpochSeed, LastCheckpoint, MetricsFile, weight_averaging
 from rsseg.train.task import SegmentationTask
 
@@ -116,7 +110,7 @@ class Run:
 
 
 def fit(
-    recipe: Recipe,
+    recipe: Recipe | Joint,
     out: Path,
     *,
     resume: bool = False,
@@ -125,7 +119,7 @@ def fit(
     say: Say = lambda line: None,
     progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Trains a recipe and returns the model file.
+    """Trains a recipe, on one data set or on several, and returns the model file.
 
     Everything that can be wrong with the recipe or the data is found before anything is written.
 
@@ -147,23 +141,24 @@ def fit(
     if first:
         _require_folder(run, recipe, resume=resume, overwrite=overwrite)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    modalities = preparation.modalities_of(recipe.data)
-    class_map = preparation.class_map_of(recipe.data)
-    facts = Facts(recipe, modalities, class_map, {})
+    facts = sets.facts_of(recipe)
     segmenter = facts.network(weights=None)  # finds wrong options before data are opened or weights fetched
-    segmenter.check_tile(recipe.data.tile)
-    segmenter.check_tile(recipe.predict_tile)
-    scenes = preparation.open_splits(recipe, modalities, class_map)
-    if recipe.model.weights is not None:
-        segmenter = facts.network(recipe.model.weights)
-    say(_counts(scenes))
-    statistics, sampler = reading.read(scenes, facts, preparation.cache_of(recipe.data), say, progress)
-    facts = replace(facts, statistics=statistics)
-    data = _data(facts, scenes, sampler)
+    for one in facts.sets.values():
+        segmenter.check_tile(one.recipe.data.tile)
+        segmenter.check_tile(one.recipe.predict_tile)
+    scenes = sets.opened(facts)
+    if recipe.model.weights is not None or segmenter.unfetched:
+        segmenter = facts.network(recipe.model.weights, fetch=True)
+    for line in sets.counts(scenes):
+        say(line)
+    facts, samplers = sets.read(facts, scenes, say, progress)
+    data = sets.batches(facts, scenes, samplers)
     if first:
         _start(run, recipe, overwrite=overwrite)
-    task = SegmentationTask(segmenter, list(modalities), recipe.train)
-    trainer = _trainer(run, facts, _gsd(scenes["train"]), bars)
+    known = {name: tuple(one.modalities) for name, one in facts.sets.items()}
+    task = SegmentationTask(segmenter, known, recipe.train, facts.views(segmenter))
+    trainer = _trainer(run, facts, sets.gsd(scenes), bars)
+    _require_strategy(recipe, trainer)
     with warnings.catch_warnings():
         # tiles are read in the main process unless the recipe asks for workers: a decision, not a slip
         warnings.filterwarnings("ignore", ".*does not have many workers.*", PossibleUserWarning)
@@ -207,6 +202,13 @@ def check_trainer(options: Mapping[str, Any]) -> None:
         raise RecipeError(f"trainer: {given} is refused ({error}); see lightning.Trainer") from error
 
 
+def _require_strategy(recipe: Recipe | Joint, trainer: lightning.Trainer) -> None:
+    """A step of a joint run leaves out what only other data sets have; plain DDP takes that for a mistake."""
+    given, wanted = recipe.trainer.get("strategy", "auto"), "ddp_find_unused_parameters_true"
+    if isinstance(recipe, Joint) and trainer.world_size > 1 and given != wanted:
+        raise RecipeError(f"trainer.strategy: {given!r}; several devices need {wanted} in a joint run")
+
+
 def _run(
     trainer: lightning.Trainer, task: SegmentationTask, data: SceneData, checkpoint: Path | None
 ) -> None:
@@ -227,7 +229,7 @@ def _innermost(message: str) -> str:
     return re.sub(r"^[\w.]+Error: ", "", message.rstrip().splitlines()[-1])
 
 
-def _require_folder(run: Run, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+def _require_folder(run: Run, recipe: Recipe | Joint, *, resume: bool, overwrite: bool) -> None:
     preparation.require_writable(run.out)
     if resume:
         _require_same_recipe(run, recipe)
@@ -238,17 +240,17 @@ def _require_folder(run: Run, recipe: Recipe, *, resume: bool, overwrite: bool) 
             raise RssegError(f"{there[0]}: exists already; use --resume, --overwrite or another --out")
 
 
-def _require_same_recipe(run: Run, recipe: Recipe) -> None:
+def _require_same_recipe(run: Run, recipe: Recipe | Joint) -> None:
     for path in (run.last, run.recipe):
         if not path.is_file():
             raise RssegError(
                 f"{path}: no such file, so nothing to resume; train without --resume, or with --overwrite"
             )
     # defaults of keys that an earlier version did not have are its ways
-    before = _flat(parse(Recipe, read_yaml(run.recipe), str(run.recipe)).model_dump(mode="json"))
-    now = _flat(recipe.model_dump(mode="json"))
+    before = _settings(recipes.parse(read_yaml(run.recipe), str(run.recipe)))
+    now = _settings(recipe)
     for key in sorted(before.keys() | now.keys()):
-        if key not in _FREE and not _alike(key, before.get(key), now.get(key)):
+        if recipes.key_of_one(key) not in _FREE and not _alike(key, before.get(key), now.get(key)):
             raise RecipeError(
                 f"{key} = {now.get(key)!r}, but the run in {run.out} has {before.get(key)!r}; "
                 "resume with the same recipe, or train anew in another --out"
@@ -274,6 +276,15 @@ def _require_checkpoint(path: Path) -> None:
         raise RssegError(f"{path}: no checkpoint of a run; train anew with --overwrite")
 
 
+def _settings(recipe: Recipe | Joint) -> dict[str, Any]:
+    """Returns key → value; those of a data set of a joint run are called as in overrides."""
+    content = recipe.model_dump(mode="json")
+    if isinstance(recipe, Joint):
+        content["data"] = {part["name"]: part for part in content["data"]}
+        content["data sets"] = list(content["data"])  # their order is that of the classes
+    return _flat(content)
+
+
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
@@ -281,7 +292,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _start(run: Run, recipe: Recipe, *, overwrite: bool) -> None:
+def _start(run: Run, recipe: Recipe | Joint, *, overwrite: bool) -> None:
     if overwrite:
         for file in (run.last, run.best, run.metrics):
             file.unlink(missing_ok=True)
@@ -293,38 +304,7 @@ def _start(run: Run, recipe: Recipe, *, overwrite: bool) -> None:
         raise RssegError(f"{run.out}: cannot be written ({error.strerror}); give another --out") from error
 
 
-def _counts(scenes: Mapping[str, tuple[OpenScene, ...]]) -> str:
-    parts = [f"{len(opened)} {split}" for split, opened in scenes.items()]
-    loose = sum(scene.grid.crs is None for opened in scenes.values() for scene in opened)
-    more = f"; {loose} of them without georeferencing, their maps will have no place" if loose else ""
-    return f"scenes: {', '.join(parts)}{more}"
-
-
-def _data(facts: Facts, scenes: Mapping[str, tuple[OpenScene, ...]], sampler: TileSampler) -> SceneData:
-    recipe = facts.recipe
-    tiles = partial(
-        Tiles,
-        modalities=facts.modalities,
-        statistics=facts.statistics,
-        class_map=facts.class_map,
-        tile=recipe.data.tile,
-    )
-    return SceneData(
-        train=(tiles(scenes["train"], hidden=True), sampler),
-        val=(tiles(scenes["val"]), GridTiles(scenes["val"], recipe.data.tile, recipe.train.val_tiles)),
-        augment=Augment(recipe.data.augment, preparation.roles(facts.modalities)),
-        batch=recipe.train.batch,
-        workers=recipe.data.workers,
-    )
-
-
-def _gsd(scenes: Sequence[OpenScene]) -> float | None:
-    """Returns the scenes' median pixel size on the ground, metres; None without georeferencing."""
-    sizes = [size for scene in scenes if (size := ground_size(scene.grid)) is not None]
-    return float(f"{median(sizes):.4g}") if sizes else None
-
-
-def _trainer(run: Run, facts: Facts, gsd: float | None, bars: tuple[Callback, ...]) -> lightning.Trainer:
+def _trainer(run: Run, facts: Facts | JointFacts, gsd: Any, bars: tuple[Callback, ...]) -> lightning.Trainer:
     train = facts.recipe.train
 
     def save(task: SegmentationTask, training: Mapping[str, Any]) -> None:

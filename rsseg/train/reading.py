@@ -6,8 +6,7 @@ from typing import Any
 from rsseg.checkpoint import Facts
 from rsseg.data import shares, survey
 from rsseg.data.cache import Cache, Job, Progress, Say, fulfil
-from rsseg.data.datamodule import TileSampler
-from rsseg.data.samplers import BalancedTiles, CoveredTiles, GridTiles, RandomTiles, ShuffledTiles
+from rsseg.data.samplers import BalancedTiles, CoveredTiles, Drawn, GridTiles, RandomTiles, ShuffledTiles
 from rsseg.data.tiles import OpenScene
 from rsseg.errors import SceneError
 from rsseg.modality import Statistics
@@ -17,7 +16,7 @@ Splits = Mapping[str, tuple[OpenScene, ...]]
 
 def read(
     scenes: Splits, facts: Facts, cache: Cache, say: Say, progress: Progress
-) -> tuple[dict[str, Statistics], TileSampler]:
+) -> tuple[dict[str, Statistics], Drawn]:
     """Returns the statistics of the training split, and the sampler of its windows.
 
     Args:
@@ -46,7 +45,7 @@ def read(
     return results[len(scenes)], _sampler(train, facts, results[-1], say)
 
 
-def _sampler(scenes: Sequence[OpenScene], facts: Facts, index: Any, say: Say) -> TileSampler:
+def _sampler(scenes: Sequence[OpenScene], facts: Facts, index: Any, say: Say) -> Drawn:
     data, seed = facts.recipe.data, facts.recipe.seed
     if data.sampler == "random":
         return RandomTiles(scenes, data.tile, data.samples, seed)

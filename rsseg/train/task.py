@@ -22,30 +22,77 @@ _MOST_EXHAUSTIVE = 4
 """With more modalities than this, validation takes single modalities and the full set only."""
 
 
+BySubset = dict[tuple[str, ...], Scores]
+
+
+class Counts:
+    """The validation of one data set: pixels counted for every subset of its modalities."""
+
+    def __init__(self, name: str, view: Segmenter[Any], subsets: Sequence[tuple[str, ...]]) -> None:
+        """Starts with none.
+
+        Args:
+            name: of the data set; empty where it is the only one.
+            view: the network as this data set sees it.
+            subsets: of its modalities.
+        """
+        self.name = name
+        self.view = view
+        self.subsets = subsets
+        self.confusions = [Confusion(view.classes) for _ in subsets]
+
+    def add(self, batch: Batch) -> None:
+        """Counts every subset's pixels, the same ones for all."""
+        target = counted(batch.target, batch.valid.values())
+        logits = self.view.forward_subsets(batch.images, batch.valid, self.subsets)
+        for subset, confusion, scores in zip(self.subsets, self.confusions, logits, strict=True):
+            confusion.update(predicted(scores, [batch.valid[name] for name in subset]), target)
+
+    def taken(self) -> BySubset:
+        """Returns the scores so far, by subset, and starts anew."""
+        found = {}
+        for subset, confusion in zip(self.subsets, self.confusions, strict=True):
+            found[subset] = confusion.scores()
+            confusion.reset()
+        return found
+
+
 class SegmentationTask(lightning.LightningModule):
     """Trains a segmenter and scores it on subsets of its modalities."""
 
-    def __init__(self, segmenter: Segmenter[Any], modalities: Sequence[str], train: Train) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter[Any],
+        modalities: Sequence[str] | Mapping[str, Sequence[str]],
+        train: Train,
+        views: Mapping[str, Segmenter[Any]] | None = None,
+    ) -> None:
         """Wires the network to a recipe.
 
         Args:
             segmenter: the network.
-            modalities: names, the reference first.
+            modalities: names, the reference first; of several data sets, by data set.
             train: how it learns.
+            views: of several data sets, the network as each of them sees it.
         """
         super().__init__()
         self.segmenter = segmenter
         self.settings = train
-        self.subsets = _validated_subsets(modalities)
-        self.confusions = [Confusion(segmenter.classes) for _ in self.subsets]
-        self.counters = nn.ModuleList(self.confusions)  # registered, so that they follow the device
+        by_set = modalities if isinstance(modalities, Mapping) else {"": modalities}
+        # a list of ours, which torch does not look into: views have no parameters but the network's own
+        self.counts = [
+            Counts(name, segmenter if views is None else views[name], _validated_subsets(names))
+            for name, names in by_set.items()
+        ]
+        # registered, so that they follow the device
+        self.counters = nn.ModuleList(each for counts in self.counts for each in counts.confusions)
         self.available = availability.build(train.availability, train.missing)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Returns the sum of the method's losses over what the step may see."""
         valid = self.available(batch.valid)
         target = counted(batch.target, valid.values())
-        losses = self.segmenter.losses(batch.images, valid, target)
+        losses = self.counts[batch.domain or 0].view.losses(batch.images, valid, target)
         total = torch.stack(list(losses.values())).sum()
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True)
         log("train/loss", total, prog_bar=True)
@@ -55,18 +102,11 @@ class SegmentationTask(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Counts every subset's pixels, the same ones for all."""
-        target = counted(batch.target, batch.valid.values())
-        logits = self.segmenter.forward_subsets(batch.images, batch.valid, self.subsets)
-        for subset, confusion, scores in zip(self.subsets, self.confusions, logits, strict=True):
-            confusion.update(predicted(scores, [batch.valid[name] for name in subset]), target)
+        self.counts[batch.domain or 0].add(batch)
 
-    def scores(self) -> dict[tuple[str, ...], Scores]:
-        """Returns the scores of the validation so far, by subset, and starts anew."""
-        found = {}
-        for subset, confusion in zip(self.subsets, self.confusions, strict=True):
-            found[subset] = confusion.scores()
-            confusion.reset()
-        return found
+    def scores(self) -> dict[str, BySubset]:
+        """Returns the scores of the validation so far, by data set and subset, and starts anew."""
+        return {counts.name: counts.taken() for counts in self.counts}
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW with warm-up, then polynomial decay, stepped after every batch."""
