@@ -97,6 +97,19 @@ def test_equal_models_are_equal_bytes(saved, facts, segmenter, tmp_path):
     assert list(tmp_path.iterdir()) == [again]  # nothing unfinished beside it
 
 
+def test_the_header_of_one_data_set_is_what_it_always_was(saved):
+    header = read_header(saved)
+    keys = {"format", "recipe", "modalities", "class_map", "statistics", "shared", "training", "versions"}
+    assert set(header) == keys
+    assert header["format"] == 1
+    assert isinstance(header["recipe"]["data"], dict)
+    assert "temperature" not in header["recipe"]["train"]
+    with pytest.raises(
+        CheckpointError, match=r"^--dataset city: .* is a model of one data set; leave it out$"
+    ):
+        load_model(saved, dataset="city")
+
+
 def test_header_says_everything_without_reading_weights(saved, facts):
     header = read_header(saved)
     assert header["format"] == 1

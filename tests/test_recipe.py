@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from rsseg import recipe as recipes
 from rsseg.errors import RecipeError
 from rsseg.facts import nearest, parse
-from rsseg.recipe import Data, Model, Predict, Recipe, Train, dump, expand, load
+from rsseg.recipe import Data, Joint, Model, Predict, Recipe, Train, dump, expand, load
 
 SECTIONS = {"data": Data, "model": Model, "train": Train, "predict": Predict}
 LEAST = {"data": {"dataset": "d", "root": "r", "modalities": ["a"]}, "model": {"method": "mean"}}
@@ -321,3 +321,87 @@ def test_override_builds_missing_sections():
     content: dict = {}
     recipes.override(content, "model.options.rate=0.5")
     assert content == {"model": {"options": {"rate": 0.5}}}
+
+
+@pytest.fixture
+def joint(file):
+    return str(
+        file(
+            "data:\n"
+            "  - {name: one, dataset: d, root: r, modalities: [a, b]}\n"
+            "  - {dataset: yaml/two.yaml, root: s, modalities: [c], tile: 128}\n"
+            "model: {method: mean}\npredict: {overlap: 32}"
+        )
+    )
+
+
+def test_a_list_of_data_sets_is_a_joint_recipe(joint):
+    recipe = load(joint)
+    assert isinstance(recipe, Joint)
+    assert recipe.names == ("one", "two")
+    assert recipe.train.temperature == 2
+    one, two = recipes.each(recipe).values()
+    assert type(one) is type(two) is Recipe
+    assert type(two.data) is Data
+    assert type(two.train) is Train
+    assert (two.data.dataset, two.data.tile, two.predict_tile, one.predict_tile) == (
+        "yaml/two.yaml",
+        128,
+        128,
+        256,
+    )
+    assert (one.name, one.model, one.seed, one.predict.overlap) == ("mine", recipe.model, 7, 32)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(recipe_values(), min_size=1, max_size=3))
+def test_loading_a_dumped_joint_recipe_gives_an_equal_one(tmp_path_factory, values):
+    data = [{"name": f"s{k}", **value.data.model_dump()} for k, value in enumerate(values)]
+    first = values[0].model_dump() | {"predict": {"overlap": 0}, "data": data}
+    whole = recipes.parse(first, "drawn")
+    path = tmp_path_factory.mktemp("recipes") / "other_name.yaml"
+    path.write_text(dump(whole), encoding="utf-8")
+    assert load(str(path)) == whole
+    for k, value in enumerate(values):
+        assert whole.of(f"s{k}").data == value.data
+
+
+def test_overrides_address_a_data_set_by_its_name(joint):
+    before, after = load(joint), load(joint, ["data.two.root=/x", "data.one.gsd=3", "train.temperature=1"])
+    assert (after.of("two").data.root, after.of("one").data.gsd, after.train.temperature) == ("/x", 3, 1)
+    assert after.of("two").data == before.of("two").data.model_copy(update={"root": "/x"})
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("data.root=/x", "data is a list of data sets; expected data.NAME.key with one of one, two$"),
+        ("data.three.root=/x", "expected data.NAME.key with one of one, two$"),
+        ("data.two.rot=/x", "unknown key 'data.1.rot'; did you mean 'root'"),
+        ("data.two.name=one", "two data sets are called 'one'; give each a `name` of its own"),
+        ("data.two.name=a b", "data.1.name = 'a b'"),
+        ("train.temperature=0", "train.temperature = 0: .*greater than 0"),
+        ("predict.overlap=200", "predict.overlap 200 is not less than the tile 128"),
+        ("data=[]", "data"),
+    ],
+)
+def test_a_wrong_override_of_a_joint_recipe_is_explained(joint, item, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        load(joint, [item])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_of_one_data_set_has_no_temperature_and_no_names(good):
+    assert "temperature" not in dump(load(good))
+    with pytest.raises(RecipeError, match=r"unknown key 'train.temperature'"):
+        load(good, ["train.temperature=2"])
+    with pytest.raises(RecipeError, match=r"^--dataset one: recipe mine is of one data set; leave it out$"):
+        recipes.each(load(good), "one")
+
+
+def test_the_schema_knows_both_kinds():
+    found = recipes.schema()
+    assert {option["$ref"] for option in found["anyOf"]} == {"#/$defs/Recipe", "#/$defs/Joint"}
+    for name in ("Part", "JointTrain", "Joint"):
+        properties = found["$defs"][name]["properties"].values()
+        assert all(entry.get("description") or "$ref" in entry for entry in properties)

@@ -8,12 +8,13 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from rsseg import checkpoint, classmap, datasets, facts, modality, preparation
+from rsseg import classmap, datasets, facts, modality, preparation
 from rsseg import recipe as recipes
 from rsseg.data.tiles import open_scene
 from rsseg.datasets.simulated import CitySettings, potsdam, simulate
 from rsseg.facts import IGNORED
 from rsseg.geo import Window
+from rsseg.train import sets
 from rsseg.train.fit import check_trainer
 
 RECIPES = facts.names("recipes")
@@ -30,16 +31,19 @@ def test_something_is_shipped():
 def test_recipes_build_their_model(name):
     recipe = recipes.load(name, ["model.weights=null"])
     check_trainer(recipe.trainer)
-    modalities = preparation.modalities_of(recipe.data)
-    network = checkpoint.Facts(recipe, modalities, preparation.class_map_of(recipe.data), {}).network(None)
-    assert set(network.modalities) == set(recipe.data.modalities)
-    assert recipe.data.tile % network.stride == 0
-    assert recipe.predict_tile % network.stride == 0
+    known = sets.facts_of(recipe)
+    network = known.network(None)
+    for name, view in known.views(network).items():
+        one = known.sets[name].recipe
+        assert set(view.modalities) == set(one.data.modalities)
+        assert one.data.tile % network.stride == 0
+        assert one.predict_tile % network.stride == 0
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_state_no_workplace(name):
-    assert not recipes.load(name).data.root.startswith(("/", "~"))
+    for one in recipes.each(recipes.load(name)).values():
+        assert not one.data.root.startswith(("/", "~"))
 
 
 @pytest.mark.parametrize("name", MODALITIES)

@@ -32,8 +32,8 @@ def chances(windows: Sequence[int], temperature: float) -> npt.NDArray[np.float6
         temperature: T.
 
     Example:
-        >>> chances([900, 100], 1.0).tolist(), chances([900, 100], 2.0).tolist()
-        ([0.9, 0.1], [0.75, 0.25])
+        >>> chances([900, 100], 2.0).tolist()
+        [0.75, 0.25]
     """
     counts = np.asarray(windows, np.float64)
     weights = (counts / counts.max()) ** (1 / temperature)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from rsseg.models import catalogue
-from rsseg.models.segmenter import Segmenter
+from rsseg.models.segmenter import Plan, Segmenter
 
 MODALITIES = {"rgb": 3, "dsm": 1, "s1": 2}
 CLASSES = 4
@@ -91,15 +92,24 @@ def ready() -> Callable[[str, str], Segmenter]:
     return model
 
 
-def fresh(method: str, backbone: str = "mit_b0") -> Segmenter:
+def small(method: str) -> dict[str, object]:
+    """Returns options that make a method small: a CLIP of two narrow layers with random weights."""
+    if method != "clip_lora":
+        return {}
+    import open_clip  # noqa: PLC0415 - takes seconds, and few tests need it
+
+    open_clip.add_model_config(Path(__file__).with_name("rsseg-tiny.json"))
+    return {"clip": "rsseg-tiny", "clip_weights": None}
+
+
+def fresh(method: str, backbone: str = "mit_b0", domains=()) -> Segmenter:
     torch.manual_seed(2)
-    model = catalogue.build(
-        method,
-        modalities=MODALITIES,
-        classes=CLASSES,
-        backbone=backbone,
-        options={"decoder_width": 32},
-    )
+    plan = Plan(MODALITIES, CLASSES, backbone, domains=domains)
+    model = catalogue.assemble(method, plan, {"decoder_width": 32, **small(method)})
+    # gates that start at 0 would hide what is behind them
+    for name, parameter in model.named_parameters():
+        if name.endswith((".gate", ".gamma")) or ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
     # random running statistics: with those of a new network, batch normalisation would hide its own effects
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -10,6 +10,8 @@ from torch import nn
 from rsseg.errors import ModelError
 from rsseg.models.backbones import Staged, Whole
 from rsseg.models.catalogue import METHODS
+from rsseg.models.decoder import Decoder
+from rsseg.models.domains import in_domain
 
 NAMES = ("dsm", "rgb", "s1")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(NAMES, n)]
@@ -155,6 +157,35 @@ def test_gradients_reach_every_present_branch(make_model, views, method, subset)
     for name, stem in stems.items():
         reached = stem.weight.grad is not None and bool(stem.weight.grad.any())
         assert reached == (name in (*subset, "bands"))
+
+
+@methods
+def test_classes_that_a_data_set_lacks_are_never_said_and_never_learned(make_model, views, method):
+    """Joint training: the masked softmax is one over the data set's own classes, in every loss."""
+    known, lacking = [0, 2], [1, 3]
+    seen, model = views({"dsm": "swath"}), make_model(method, domains=(known, lacking))
+    model.domain = 0
+    own = logits_of(model, seen)
+    shares = own.softmax(1)
+    assert not shares[:, lacking].any()
+    assert own.isfinite().all()
+    torch.testing.assert_close(shares[:, known], own[:, known].softmax(1))
+    view = in_domain(model, 0, NAMES)
+    assert torch.equal(logits_of(view, seen), own[:, known])
+    sum(view.train().losses(seen.images, seen.valid, seen.target % 2).values()).backward()
+    classifier = next(m for m in model.modules() if isinstance(m, Decoder)).classifier
+    assert classifier.weight.grad[known].any()
+    assert not classifier.weight.grad[lacking].any()
+    assert not classifier.bias.grad[lacking].any()
+
+
+@pytest.mark.slow
+@methods
+def test_a_view_of_a_data_set_can_be_exported(make_model, views, method):
+    model, seen = make_model(method, domains=([0, 2], [1, 3])), views().only(["dsm", "s1"])
+    view = in_domain(model, 1, ("dsm", "s1"))
+    program = torch.export.export(view, (seen.images, seen.valid)).module()
+    torch.testing.assert_close(program(seen.images, seen.valid), logits_of(view, seen), atol=ATOL, rtol=1e-4)
 
 
 @methods
