@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from rsseg.checkpoint import JointModel, load_any, load_model
 from rsseg.errors import CheckpointError, RecipeError, RssegError
 from rsseg.geo import Window
 from rsseg.header import FORMAT, JOINT_FORMAT, header_of, read_header
+from rsseg.train import sets
 from rsseg.train.fit import fit
+from rsseg.train.task import SegmentationTask, average
 
 SIDE = 96
 BANDS = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b8a", "b9", "b10", "b11", "b12"]
@@ -454,3 +458,56 @@ def test_the_real_chip_is_learned_beside_another_data_set(real_data, content, tm
     recipe = recipes.parse(content | {"data": [content["data"][0], content["data"][1] | more]}, "both")
     path = fit(recipe, tmp_path / "run")
     assert set(load_any(path).training["averages"]) == {"city", "floods"}
+
+
+def test_the_averages_are_those_of_the_weights_that_were_saved(content, finished, model):
+    """Averaged weights are swapped in for validation; views must look at them too."""
+    facts = model.facts
+    scenes = sets.opened(facts)
+    data = sets.batches(facts, scenes, sets.read(facts, scenes, lambda line: None, lambda *done: None)[1])
+    known = {name: tuple(one.modalities) for name, one in facts.sets.items()}
+    task = SegmentationTask(model.segmenter, known, facts.recipe.train, facts.views(model.segmenter)).eval()
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            task.validation_step(batch, 0)
+    assert {name: average(found) for name, found in task.scores().items()} == model.training["averages"]
+
+
+def test_several_devices_need_to_be_told_of_what_a_step_leaves_out(content, tmp_path):
+    several = content | {"trainer": {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}}
+    words = r"^trainer.strategy: 'ddp'; several devices need ddp_find_unused_parameters_true in a joint run$"
+    with pytest.raises(RecipeError, match=words):
+        fit(recipes.parse(several, "both"), tmp_path / "out")
+
+
+GO = """
+import sys
+from pathlib import Path
+
+from rsseg import recipe
+from rsseg.train import sets
+from rsseg.train.fit import fit
+from rsseg.train.task import SegmentationTask, average
+
+if __name__ == "__main__":
+    fit(recipe.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_at_the_same_data_set(content, finished, tmp_path):
+    """A step that they did not share would wait for ever, or mix class ids."""
+    several = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_find_unused_parameters_true"}
+    recipe = content | {"trainer": several, "train": content["train"] | {"batch": 2}}
+    (tmp_path / "go.py").write_text(GO)
+    (tmp_path / "two.yaml").write_text(recipes.dump(recipes.parse(recipe, "two")))
+    command = [sys.executable, "go.py", "two.yaml", "two"]
+    done = subprocess.run(command, cwd=tmp_path, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows_of(tmp_path / "two")[-1]["step"] == rows_of(finished)[-1]["step"]
+    assert set(load_any(tmp_path / "two" / "best.safetensors").training["averages"]) == {"city", "floods"}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
