@@ -22,11 +22,11 @@ def choose(header: JointHeader, given: Sequence[Path], files: Sequence[str], con
     Raises:
         SceneError: no data set has them, or several have; the message names what the model knows.
     """
-    names = [item.partition("=")[0] for item in files]
-    fitting = [name for name in header.recipe.names if _fits(header.of(name), given, names, config)]
+    fits = _of_files(files) if files else _of_places(header, given, config)
+    fitting = [name for name in header.recipe.names if fits(header.of(name))]
     if len(fitting) == 1:
         return fitting[0]
-    what = ", ".join(names) or ", ".join(map(str, given))
+    what = ", ".join([item.partition("=")[0] for item in files] or map(str, given))
     if fitting:
         raise SceneError(
             f"{what}: may be of {' or '.join(fitting)}; say by --dataset which: the model knows {header.told}"
@@ -34,29 +34,46 @@ def choose(header: JointHeader, given: Sequence[Path], files: Sequence[str], con
     raise SceneError(f"{what}: of none of the model's data sets; it knows {header.told}: name files alike")
 
 
-def _fits(header: Header, given: Sequence[Path], names: Sequence[str], config: str | None) -> bool:
-    known = {entry.name for entry in header.modalities}
-    if names:
-        return known.issuperset(names)
-    return all(
-        len(found) > 0 and known.issuperset(found) for found in (_there(header, p, config) for p in given)
+def _of_files(files: Sequence[str]) -> Callable[[Header], bool]:
+    names = {item.partition("=")[0] for item in files}
+    return lambda one: names <= _known(one)
+
+
+def _of_places(header: JointHeader, given: Sequence[Path], config: str | None) -> Callable[[Header], bool]:
+    """Tables, and folders with a config, say what they hold; other folders are asked by each data set."""
+    whole = {entry.name for entry in header.modalities}
+    folders = [place for place in given if config is None and not is_table(place)]
+    found = [_at(place, config, whole) for place in given if place not in folders]
+    return lambda one: (
+        all(there and there <= _known(one) for there in found)
+        and all(_in_folder(place, one) for place in folders)
     )
 
 
-def _there(header: Header, place: Path, config: str | None) -> set[str]:
-    """Returns the modalities of scenes, as far as a config describes them; none where it does not fit."""
-    if is_table(place) and config is None:
-        return set(_quietly(lambda: read_scenes(place, complete=False)))
-    described = datasets.load(config or header.recipe.data.dataset)
-    wanted = () if config else [entry.name for entry in header.modalities]
-    found = _quietly(lambda: datasets.scenes(place, described, wanted, complete=False))
-    # a folder may hold more than the model was trained on: that is left out, as always
-    return set(found) if config else set(found).intersection(wanted)
+def _known(header: Header) -> set[str]:
+    return {entry.name for entry in header.modalities}
 
 
-def _quietly(find: Callable[[], Scenes]) -> list[str]:
+def _at(place: Path, config: str | None, wanted: set[str]) -> set[str]:
+    """Returns the modalities of a table, or of a folder that a config describes, as far as they matter.
+
+    What no data set of the model has is left out, as it is for an ordinary model.
+    """
+    if config is None:
+        return _there(lambda: read_scenes(place, complete=False)) & wanted
+    described = datasets.load(config)
+    return _there(lambda: datasets.scenes(place, described, complete=False)) & wanted
+
+
+def _in_folder(place: Path, header: Header) -> bool:
+    """Whether a data set's own config finds scenes of it in a folder."""
+    described = datasets.load(header.recipe.data.dataset)
+    return not _known(header).isdisjoint(_there(lambda: datasets.scenes(place, described, complete=False)))
+
+
+def _there(find: Callable[[], Scenes]) -> set[str]:
     """Returns the modalities that some scene has; none where there are no scenes."""
     try:
-        return [name for scene in find() for name in scene.files]
+        return {name for scene in find() for name in scene.files}
     except RssegError:
-        return []
+        return set()

@@ -335,6 +335,23 @@ def test_predict_finds_out_which_data_set_a_scene_is_of(finished, city, floods, 
     assert code == 0  # the same job: nothing is mapped anew
 
 
+def test_predict_reads_which_data_set_from_a_table(finished, city, floods, tmp_path, capsys):
+    """Columns that the model has never seen are left out, as always."""
+    path = finished / "best.safetensors"
+    s2, other = floods / "test_0_S2Hand.tif", floods / "test_0_LabelHand.tif"
+    (tmp_path / "floods.csv").write_text(f"id,s2_13,fuel\nx,{s2},{other}\n")
+    rgb = next((city / "rgb").glob("*.tif"))
+    (tmp_path / "city.csv").write_text(f"id,rgb\ny,{rgb}\n")
+    code, shown, said = run(
+        capsys, "predict", path, tmp_path / "floods.csv", "--out", tmp_path / "a", "--quiet"
+    )
+    assert code == 0, said
+    assert colours(Path(shown.split()[0]))[0] <= {0, 1, 255}
+    tables = (tmp_path / "floods.csv", tmp_path / "city.csv")
+    code, _, said = run(capsys, "predict", path, *tables, "--out", tmp_path / "b", "--quiet")
+    assert (code, "of none of the model's data sets" in said) == (1, True)
+
+
 def test_predict_refuses_a_scene_of_no_data_set(finished, city, floods, tmp_path, capsys):
     path, out = finished / "best.safetensors", ("--out", tmp_path / "out", "--quiet")
     known = "city (rgb, dsm), floods (s2_13, s1_db)"
