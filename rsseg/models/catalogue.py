@@ -15,12 +15,18 @@ from rsseg.models.methods.mean import Mean
 from rsseg.models.methods.sgma import Sgma
 from rsseg.models.segmenter import Plan, Segmenter
 
-METHODS: dict[str, type[Segmenter[Any]]] = {
+METHODS: dict[str, type[Segmenter[Any]] | str] = {
     "charm": Charm,
+    "clip_lora": "rsseg.models.methods.clip_lora:ClipLora",
     "early": Early,
     "mean": Mean,
     "sgma": Sgma,
 }
+
+"""A method whose libraries are an extra stands as "module:Class": they are imported when it is asked for."""
+
+EXTRAS = {"open_clip": "clip", "peft": "clip"}
+"""Library → what to install of rsseg."""
 
 BACKBONES: tuple[str, ...] = KNOWN
 
@@ -86,10 +92,13 @@ def find(method: str, allow_code: Sequence[str] = ()) -> type[Segmenter[Any]]:
         allow_code: top-level packages whose code may be imported.
 
     Raises:
-        ModelError: unknown method, or a package that is not allowed.
+        ModelError: unknown method, one whose libraries are not installed, or a package that is not allowed.
     """
-    if method in METHODS:
-        return METHODS[method]
+    listed = METHODS.get(method)
+    if isinstance(listed, str):
+        return _extra(method, listed)
+    if listed is not None:
+        return listed
     module, _, name = method.partition(":")
     if not name:
         raise ModelError(f"unknown method {method!r}; {_known(method, METHODS)}")
@@ -106,6 +115,22 @@ def find(method: str, allow_code: Sequence[str] = ()) -> type[Segmenter[Any]]:
         raise ModelError(
             f"method {method} is not a Segmenter; expected a subclass of rsseg.models.segmenter.Segmenter"
         )
+    return found
+
+
+def _extra(method: str, place: str) -> type[Segmenter[Any]]:
+    """Returns the class of a method that needs more than rsseg installs by itself."""
+    module, _, name = place.partition(":")
+    try:
+        found: type[Segmenter[Any]] = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        needed = " and ".join(sorted(name for name in EXTRAS if EXTRAS[name] == extra))
+        raise ModelError(
+            f"method {method} needs {needed}, not installed here; pip install 'rsseg[{extra}]'"
+        ) from error
     return found
 
 

@@ -10,11 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rsseg.metrics import subsets
 from rsseg.models.catalogue import METHODS, build
+from rsseg.models.segmenter import Segmenter
 
 CHANNELS = {"rgb": 3, "nir": 1, "dsm": 1}
 
 SHARING = ("mean", "sgma", "charm")
 """Methods whose subsets share the encoding of each modality."""
+
+
+OPTIONS = {"clip_lora": {"clip_weights": None}}
+"""Random weights cost what learned ones do."""
+
+
+def made(method: str, backbone: str) -> Segmenter:
+    return build(method, modalities=CHANNELS, classes=5, backbone=backbone, options=OPTIONS.get(method))
 
 
 @pytest.mark.parametrize("backbone", ["mit_b0", "pvt_v2_b2"])
@@ -23,7 +32,7 @@ def bench_steps(backbone):
     images = {name: torch.randn(batch, bands, size, size) for name, bands in CHANNELS.items()}
     valid = {name: torch.ones(batch, size, size, dtype=torch.bool) for name in CHANNELS}
     target = torch.randint(0, 5, (batch, size, size))
-    models = {name: build(name, modalities=CHANNELS, classes=5, backbone=backbone) for name in METHODS}
+    models = {name: made(name, backbone) for name in METHODS}
 
     def step(name: str) -> None:
         model = models[name].train()
@@ -51,7 +60,7 @@ def bench_cost(backbone):
     print(f"\n{backbone}, RGB + NIR + DSM at {size}², 5 classes, one thread")
     print(f"  {'method':<10} {'parameters':>12} {'MACs':>10} {'inference':>10} {'training':>10}")
     for name in METHODS:
-        model = build(name, modalities=CHANNELS, classes=5, backbone=backbone).eval()
+        model = made(name, backbone).eval()
         count = sum(p.numel() for p in model.parameters())
         counter = FlopCounterMode(display=False)
         with counter:

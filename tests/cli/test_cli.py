@@ -504,7 +504,10 @@ BAD = {
     "no modality to predict": (no_modality_to_predict, r"scene test_000: .*rgb, dsm"),
     "text as tif": (text_as_tif, r"dsm/train_001\.tif.*"),
     "text as scene": (text_as_scene, r"rgb/test_000\.tif.*"),
-    "other version": (other_version, r"best\.safetensors: model file of format 7 .*reads format 1 and 2: use that"),
+    "other version": (
+        other_version,
+        r"best\.safetensors: model file of format 7 .*reads format 1 and 2: use that",
+    ),
     "last.ckpt": (
         ckpt,
         r"last\.ckpt: not a safetensors model file; last\.ckpt is for .*--resume.*; give runs",

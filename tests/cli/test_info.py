@@ -25,6 +25,14 @@ STATISTICS = {
 }
 
 
+TRAINING = {
+    "epoch": 2,
+    "average": 0.25,
+    "gsd": 0.5,
+    "parameters": {"trainable": 5_690_000, "frozen": 87_849_216},
+}
+
+
 @pytest.fixture
 def saved(tmp_path):
     def save(class_map: ClassMap, training: dict) -> Path:
@@ -44,7 +52,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def printed(saved, capsys):
-    path = saved(classmap.load("simulated_city"), {"epoch": 2, "average": 0.25, "gsd": 0.5})
+    path = saved(classmap.load("simulated_city"), TRAINING)
     assert cli.run(["info", str(path)]) == 0
     return capsys.readouterr().out.splitlines()
 
@@ -55,6 +63,7 @@ def test_facts_are_a_line_each(printed):
     assert stripped["method"] == "mean"
     assert stripped["GSD"] == "0.5 m in training"
     assert stripped["tile"] == "64 pixels, 32 m"
+    assert stripped["parameters"] == "5.69 M trainable, 87.8 M frozen"
     assert stripped["validation"] == "Average mIoU over subsets 25.0 %"
 
 
