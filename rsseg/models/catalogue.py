@@ -11,6 +11,7 @@ from rsseg.errors import ModelError
 from rsseg.models.backbones import KNOWN
 from rsseg.models.methods.charm import Charm
 from rsseg.models.methods.early import Early
+from rsseg.models.methods.equiseg import Equiseg
 from rsseg.models.methods.mean import Mean
 from rsseg.models.methods.sgma import Sgma
 from rsseg.models.segmenter import Plan, Segmenter
@@ -18,6 +19,7 @@ from rsseg.models.segmenter import Plan, Segmenter
 METHODS: dict[str, type[Segmenter[Any]]] = {
     "charm": Charm,
     "early": Early,
+    "equiseg": Equiseg,
     "mean": Mean,
     "sgma": Sgma,
 }

@@ -96,6 +96,17 @@ def blank(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid.unsqueeze(-3), values, values.new_zeros(()))
 
 
+def mean_valid(features: Tensor, valid: Tensor) -> Tensor:
+    """Returns the mean over valid modalities (B, C, h, w), 0 where there is none.
+
+    Args:
+        features: (B, M, C, h, w).
+        valid: (B, M, h, w), boolean.
+    """
+    count = valid.sum(1).clamp(min=1).unsqueeze(1)  # (B, 1, h, w)
+    return blank(features, valid).sum(1) / count
+
+
 def over_scales(shares: Sequence[Tensor], pixels: Tensor) -> Tensor:
     """Returns each modality's share per pixel, (B, M, H, W), averaged over scales; 0 where nothing is valid.
 

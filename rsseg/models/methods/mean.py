@@ -4,7 +4,7 @@ from torch import Tensor
 
 from rsseg.models.decoder import Decoder, default_width
 from rsseg.models.losses import cross_entropy
-from rsseg.models.presence import Encoded, Seen, blank
+from rsseg.models.presence import Encoded, Seen, mean_valid
 from rsseg.models.segmenter import Plan, Segmenter
 from rsseg.models.shared import SharedBackbone
 
@@ -35,14 +35,3 @@ class Mean(Segmenter[Encoded]):
 
     def _losses(self, state: Encoded, target: Tensor) -> dict[str, Tensor]:
         return {"fused": cross_entropy(self._logits(state), target)}
-
-
-def mean_valid(features: Tensor, valid: Tensor) -> Tensor:
-    """Returns the mean over valid modalities (B, C, h, w), 0 where there is none.
-
-    Args:
-        features: (B, M, C, h, w).
-        valid: (B, M, h, w), boolean.
-    """
-    count = valid.sum(1).clamp(min=1).unsqueeze(1)  # (B, 1, h, w)
-    return blank(features, valid).sum(1) / count
