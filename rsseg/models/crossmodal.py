@@ -29,10 +29,9 @@ class Hub(nn.Module):
         """Returns f + s·f, (N, C, h, w), s being the score of each cell, 0 … 1.
 
         CMNeXt leaves out the score where there is just one other modality; here the same cell must not change
-        its scale when one more sensor comes or goes [inferred].
+        its scale when one more sensor comes or goes [inferred].  A modality that is never asked has no score.
         """
-        scored: Tensor = features * (1 + self.scores[name](features))
-        return scored
+        return features * (1 + self.scores[name](features)) if name in self.scores else features
 
 
 def largest(features: Tensor, valid: Tensor, asking: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +54,9 @@ class Mixer(nn.Module):
     """Parallel pooling mixer: neighbourhoods of several sizes, then channels.
 
     CMNeXt normalises over the batch.  Here each cell is normalised by itself: blank cells, and samples that
-    lack a sensor, would enter the statistics of a batch [inferred].  There are no random depths [inferred].
+    lack a sensor, would enter the statistics of a batch [inferred].  Its pools count cells that are not valid
+    as they come out of the convolution, where no input but the bias is theirs.  There are no random depths
+    [inferred].
 
     Args:
         channels: C.
@@ -153,8 +154,11 @@ class CrossAttention(nn.Module):
 class CrossModalBlock(nn.Module):
     """Hub, mixer and cross-attention at one stage; what asks is normalised by a layer of its modality.
 
+    A sample with just one modality is computed along where others of its batch have more; it finds nothing.
+
     Args:
         modalities: names.
+        asking: those that may ask.
         channels: C.
         heads: of the attention.
         reduction: of its keys.
@@ -162,12 +166,19 @@ class CrossModalBlock(nn.Module):
     """
 
     def __init__(
-        self, modalities: Sequence[str], channels: int, heads: int, reduction: int, ratio: int
+        self,
+        modalities: Sequence[str],
+        asking: Sequence[str],
+        channels: int,
+        heads: int,
+        reduction: int,
+        ratio: int,
     ) -> None:
         super().__init__()
-        self.hub = Hub(modalities, channels)
+        asked = [name for name in modalities if list(asking) != [name]]
+        self.hub = Hub(asked, channels)
         self.mixer = Mixer(channels, ratio)
-        self.norms = nn.ModuleDict({name: CellNorm(channels) for name in modalities})
+        self.norms = nn.ModuleDict({name: CellNorm(channels) for name in asking})
         self.attention = CrossAttention(channels, heads, reduction)
 
     def forward(

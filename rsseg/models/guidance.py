@@ -2,9 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from rsseg.models.losses import IGNORED
 
 
 def class_means(features: Tensor, valid: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -15,13 +12,13 @@ def class_means(features: Tensor, valid: Tensor, target: Tensor, classes: int) -
     Args:
         features: (B, M, C, h, w), 0 where not valid.
         valid: (B, M, h, w), boolean.
-        target: (B, H, W), int64; 255 is ignored.
+        target: (B, H, W), int64, H and W multiples of h and w; 255 is ignored.
         classes: K.
     """
-    size = features.shape[-2:]
-    labels = F.interpolate(target[:, None].to(features.dtype), size=size, mode="nearest")[:, 0].long()
+    step = target.shape[-1] // features.shape[-1]
+    labels = target[:, ::step, ::step]  # nearest; 255 is no class's id
     ids = torch.arange(classes, device=target.device)
-    of = ((labels[:, None] == ids[:, None, None]) & (labels != IGNORED)[:, None]).flatten(2)  # (B, K, h·w)
+    of = (labels[:, None] == ids[:, None, None]).flatten(2)  # (B, K, h·w)
     weights = (of[:, None] & valid.flatten(2)[:, :, None]).to(features.dtype)  # (B, M, K, h·w)
     counts = weights.sum(-1)
     means = weights @ features.flatten(3).transpose(2, 3) / counts.clamp(min=1)[..., None]
@@ -47,7 +44,8 @@ def guidance(means: Tensor, counts: Tensor, teaching: Tensor) -> Tensor:
     """Returns KL(teacher ‖ student) over the classes, eq. (7), the mean over channels and students.
 
     What teaches is the mean of all teachers that saw the class, without a gradient [inferred].  For each
-    channel, teacher and student are distributions over the classes that both saw.
+    channel, teacher and student are distributions over the classes that both saw; a student that shares fewer
+    than two classes with its teachers has nothing to learn and does not count [inferred].
 
     Args:
         means: (B, M, K, C), of `class_means`.
@@ -62,7 +60,7 @@ def guidance(means: Tensor, counts: Tensor, teaching: Tensor) -> Tensor:
     target = _over_classes(teacher.detach()[:, None].expand_as(means), both)
     given = _over_classes(means, both)
     divergence = torch.where(both, target.exp() * (target - given), 0).sum(2).mean(-1)  # (B, M)
-    students = both.any(2).squeeze(-1)
+    students = both.sum(2).squeeze(-1) > 1
     return torch.where(students, divergence, 0).sum() / students.sum().clamp(min=1)
 
 

@@ -46,7 +46,8 @@ class SharedBackbone(nn.Module):
     def begin(self, seen: Seen) -> Encoded:
         """Returns the first stage alone, for methods that step in between stages.
 
-        Its features are as they leave the stage, also where not valid; `valid` has all stages.
+        Unlike those of `forward`, its features are as they leave the stage also where not valid, since the
+        next stage goes on from there.  `valid` has all stages.
         """
         rows = present_rows(seen.valid)
         images = gather(seen.images, rows)

@@ -67,7 +67,7 @@ def bench_cost(backbone):
 
 @pytest.mark.parametrize(("modalities", "limit"), [(3, 2.2), (4, 3.5)])
 def bench_subsets(modalities, limit):
-    """All 2^M - 1 subsets of a tile against one pass with all modalities: where they can, they share the encoding."""
+    """All 2^M - 1 subsets of a tile against one pass with all modalities: most share the encoding."""
     size, channels = 512, dict(list({**CHANNELS, "sar": 2}.items())[:modalities])
     images = {name: torch.randn(1, bands, size, size) for name, bands in channels.items()}
     valid = {name: torch.ones(1, size, size, dtype=torch.bool) for name in channels}

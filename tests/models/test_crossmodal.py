@@ -180,9 +180,9 @@ def test_nothing_to_ask_gives_zero_and_finite_gradients():
     assert all(p.grad.isfinite().all() for p in attention.parameters())
 
 
-def block(loudly=True):
+def block(loudly=True, asking=NAMES):
     torch.manual_seed(4)
-    made = CrossModalBlock(NAMES, C, 2, 2, 4)
+    made = CrossModalBlock(NAMES, asking, C, 2, 2, 4)
     return loud(made) if loudly else made.eval()
 
 
@@ -227,6 +227,22 @@ def test_only_those_that_ask_change():
     assert torch.equal(found[:, (0, 2)], features[:, (0, 2)])
     torch.testing.assert_close(found[:, 1], everyone[:, 1])
     assert not torch.allclose(everyone[:, 0], features[:, 0])
+
+
+def test_a_single_one_that_asks_leaves_no_layer_without_work():
+    made, (features, valid) = block(asking=["nir"]), maps()
+    assert list(made.norms) == ["nir"]
+    assert list(made.hub.scores) == ["dsm", "rgb"]
+    passed(made, features, valid, asking=(1,)).square().sum().backward()
+    assert all(p.grad.any() for p in made.parameters())
+
+
+def test_what_is_not_valid_reaches_nobody():
+    """Inside a network, features of cells that are not valid are not 0."""
+    made, (features, valid) = block(), maps(share=0.5)
+    other = torch.where(valid.unsqueeze(2), features, 7.0)
+    found = passed(made, other, valid) - other
+    torch.testing.assert_close(found, passed(made, features, valid) - features, atol=1e-5, rtol=1e-5)
 
 
 def test_alone_a_modality_stays_as_it_is():

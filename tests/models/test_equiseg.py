@@ -4,6 +4,7 @@ import torch
 from rsseg.errors import ModelError
 from rsseg.models.catalogue import build
 from rsseg.models.crossmodal import CrossModalBlock
+from rsseg.models.losses import cross_entropy, hard_cross_entropy
 from rsseg.models.methods import equiseg
 
 MODALITIES = {"rgb": 3, "dsm": 1, "s1": 2}
@@ -122,13 +123,71 @@ def test_stages_are_counted_from_the_last(views, monkeypatch):
     assert asked == [4, 2]
 
 
-def test_hard_pixels_alone(views):
-    seen = views()
-    hard, every = (
-        network(loss=loss, sgm=False).eval().losses(seen.images, seen.valid, seen.target)["fused"]
-        for loss in ("ohem", "ce")
-    )
-    assert hard >= every
+def test_each_stage_goes_on_from_what_was_found(views):
+    """A block at the first stage alone changes all features after it."""
+    model, seen = network().eval(), views()
+    state = model._encode(model._see(*_images(seen)))
+    with torch.no_grad():
+        before = model._exchanged(state)
+        torch.nn.init.normal_(model.blocks[0].attention.output.weight, std=0.5)
+        after = model._exchanged(state)
+    for old, new in zip(before, after, strict=True):
+        assert (old - new).abs().amax(dim=(0, 2, 3, 4)).min() > 1e-3  # of every modality
+
+
+def test_the_decoder_sees_the_primary_cell_by_cell(views):
+    """Where it is not valid the others stand in, in the same image."""
+    model, seen = network(primary="rgb").eval(), views({"rgb": "swath", "s1": "nothing"})
+    state = model._encode(model._see(*_images(seen)))
+    given = []
+    model.decoder.register_forward_pre_hook(lambda module, args: given.extend(args[0]))
+    with torch.no_grad():
+        model._logits(state)
+        pyramid = model._exchanged(state)
+    for fused, features, valid in zip(given, pyramid, state.valid, strict=True):
+        own = valid[:, 1, None]
+        torch.testing.assert_close(fused, torch.where(own, features[:, 1], features[:, 0]))
+    assert not state.valid[0][:, 1].all()
+    assert state.valid[0][:, 1].any()
+
+
+@pytest.mark.parametrize(("loss", "chosen"), [("ohem", hard_cross_entropy), ("ce", cross_entropy)])
+def test_the_loss_is_the_one_asked_for(views, loss, chosen):
+    model, seen = network(loss=loss, sgm=False).eval(), views()
+    model.decoder.classifier.weight.data *= 30  # sure of itself: some pixels are easy
+    expected = chosen(model(*_images(seen)), seen.target)
+    torch.testing.assert_close(model.losses(*_images(seen), seen.target)["fused"], expected)
+    other = cross_entropy if loss == "ohem" else hard_cross_entropy
+    assert not torch.isclose(expected, other(model(*_images(seen)), seen.target))
+
+
+def test_the_same_teachers_at_all_stages_and_the_mean_over_them(views, monkeypatch):
+    model, seen, found = network(sgm_weight=2.0).train(), views(), []
+
+    def watched(means, counts, teaching):
+        found.append((divergence(means, counts, teaching), teaching))
+        return found[-1][0]
+
+    divergence = equiseg.guidance
+    monkeypatch.setattr(equiseg, "guidance", watched)
+    total = model.losses(*_images(seen), seen.target)["guidance"]
+    torch.testing.assert_close(total, 2 * torch.stack([value for value, _ in found]).mean())
+    assert len(found) == 4
+    assert all(torch.equal(teaching, found[0][1]) for _, teaching in found)
+
+
+def test_the_guidance_is_exact_in_half_precision(views):
+    """Sums over a whole stage would overflow there."""
+    model, seen = network().train(), views()
+    for stage in model.backbone.backbone.stages:
+        stage[-1].weight.data *= 1000
+    torch.manual_seed(1)
+    expected = model.losses(*_images(seen), seen.target)["guidance"]
+    with torch.autocast("cpu", torch.float16):
+        torch.manual_seed(1)
+        found = model.losses(*_images(seen), seen.target)["guidance"]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0, rtol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def literal(means, counts, teaching):
             classes = [
                 c for c in range(K) if counts[b, s, c] > 0 and any(counts[b, t, c] > 0 for t in teachers)
             ]
-            if s in teachers or not classes:
+            if s in teachers or len(classes) < 2:
                 continue
             total = 0.0
             for channel in range(C):
@@ -129,7 +129,7 @@ def test_only_the_student_gets_a_gradient():
 def test_nothing_to_compare_is_zero_with_finite_gradients():
     means = torch.randn(1, 3, K, C, requires_grad=True)
     counts = torch.zeros(1, 3, K)
-    counts[0, 0, 0] = counts[0, 1, 1] = 5  # no class that both saw
+    counts[0, 0, 0] = counts[0, 1, 1] = counts[0, 2, 0] = 5  # no class that both saw, and a single one
     loss = guidance(means, counts, torch.tensor([[True, False, False]]))
     loss.backward()
     assert loss == 0
