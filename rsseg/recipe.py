@@ -105,7 +105,7 @@ class Model(Section):
     """Which network."""
 
     method: str
-    """Fusion method: charm, early, mean, sgma."""
+    """Fusion method: charm, clip_lora, early, equiseg, mean, sgma."""
     backbone: str = "mit_b0"
     """Pyramid extractor: mit_b0…b5, pvt_v2_b0…b5, resnet18…101, convnext_tiny…base, or timm's."""
     weights: str | None = "imagenet"

@@ -11,6 +11,7 @@ from rsseg.errors import ModelError
 from rsseg.models.backbones import KNOWN
 from rsseg.models.methods.charm import Charm
 from rsseg.models.methods.early import Early
+from rsseg.models.methods.equiseg import Equiseg
 from rsseg.models.methods.mean import Mean
 from rsseg.models.methods.sgma import Sgma
 from rsseg.models.segmenter import Plan, Segmenter
@@ -19,10 +20,10 @@ METHODS: dict[str, type[Segmenter[Any]] | str] = {
     "charm": Charm,
     "clip_lora": "rsseg.models.methods.clip_lora:ClipLora",
     "early": Early,
+    "equiseg": Equiseg,
     "mean": Mean,
     "sgma": Sgma,
 }
-
 """A method whose libraries are an extra stands as "module:Class": they are imported when it is asked for."""
 
 EXTRAS = {"open_clip": "clip", "peft": "clip"}

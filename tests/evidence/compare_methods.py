@@ -3,7 +3,7 @@
 Within a comparison every row gets the same scenes, steps, learning rate and seeds; two runs go side by side,
 one thread each.  A run that is complete is not repeated, so a stopped comparison goes on where it was.
 
-Run: python tests/evidence/compare_methods.py [methods|charm|ombria] [FOLDER] [KEY=VALUE …]
+Run: python tests/evidence/compare_methods.py [NAME] [FOLDER] [KEY=VALUE …], NAME a key of COMPARISONS
 """
 
 import json
@@ -35,7 +35,15 @@ class Comparison:
 
 
 def _charm(*options: str) -> list[str]:
-    return ["model.method=charm", *(f"model.options.{option}" for option in options)]
+    return _method("charm", options)
+
+
+def _equiseg(*options: str) -> list[str]:
+    return _method("equiseg", options)
+
+
+def _method(name: str, options: Sequence[str]) -> list[str]:
+    return [f"model.method={name}", *(f"model.options.{option}" for option in options)]
 
 
 COMPARISONS = {
@@ -61,6 +69,26 @@ COMPARISONS = {
             "e, Softmax": _charm("sampling=softmax"),
         },
         ["data.samples=256", "train.epochs=10", "train.val_every=5"],
+    ),
+    "equiseg": Comparison(
+        "quickstart",
+        {
+            "one primary": _equiseg("primary=rgb", "sgm=false"),
+            "all primary": _equiseg("sgm=false"),
+            "all primary, SGM": _equiseg(),
+        },
+        ["data.samples=256", "train.epochs=10", "train.val_every=5"],
+    ),
+    "equiseg_ombria": Comparison(
+        "ombria_equiseg",
+        {
+            "one primary": _equiseg("primary=s2_pair", "sgm=false"),
+            "all primary": _equiseg("sgm=false"),
+            "all primary, SGM": _equiseg(),
+        },
+        ["train.epochs=6"],
+        simulated=False,
+        figure="iou.flood",
     ),
     "ombria": Comparison(
         "ombria_charm",

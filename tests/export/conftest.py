@@ -124,6 +124,9 @@ def real(facts_of) -> Callable[[str, str], Model]:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():  # what begins at 0 would hide what comes before it
+                nn.init.normal_(parameter, std=0.2)
         return Model(facts, network, {}, {"rsseg": "0"})
 
     return make

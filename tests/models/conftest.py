@@ -115,6 +115,10 @@ def fresh(method: str, backbone: str = "mit_b0", domains=()) -> Segmenter:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+    # and what begins at 0 would hide all that comes before it
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
 
 

@@ -39,7 +39,11 @@ def test_options_reach_the_method():
 @pytest.mark.parametrize(
     ("method", "changes", "words"),
     [
-        ("sgm", {}, "unknown method 'sgm'; did you mean sgma\\? known: charm, clip_lora, early, mean, sgma"),
+        (
+            "sgm",
+            {},
+            "unknown method 'sgm'; did you mean sgma\\? known: charm, clip_lora, early, equiseg, mean, sgma",
+        ),
         (
             "sgma",
             {"options": {"fused_wieght": 1}},

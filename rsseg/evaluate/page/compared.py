@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rsseg.evaluate.compare import Comparison, Interval, Line
 from rsseg.evaluate.page import content as said
@@ -12,10 +11,8 @@ from rsseg.evaluate.page.charts import Series, forest, lines, top_of
 from rsseg.evaluate.page.curves import card, count_axis, degradation, fragility, share_axis
 from rsseg.evaluate.page.marks import chips, cut, escape, percent, points, section, tone
 
-Content = Mapping[str, Any]
 
-
-def head(contents: Mapping[str, Content], comparison: Comparison | None) -> str:
+def head(contents: Mapping[str, said.Content], comparison: Comparison | None) -> str:
     """Returns title, verdict and tiles of several models."""
     alike = said.alike(list(contents.values()))
     figures = {name: _figure(one, alike=alike) for name, one in contents.items()}
@@ -35,7 +32,7 @@ def head(contents: Mapping[str, Content], comparison: Comparison | None) -> str:
     )
 
 
-def _figure(content: Content, *, alike: bool) -> float | None:
+def _figure(content: said.Content, *, alike: bool) -> float | None:
     """Returns what models are judged by: Averages over other sensors' subsets would say nothing."""
     clean = said.clean(content) or {}
     found: float | None = said.figure(content, "removed", "average") if alike else clean.get("miou")
@@ -140,15 +137,11 @@ def _name(comparison: Comparison, line: Line) -> str:
         return f"<b>Average, {escape(name)}{', ' + escape(how) if how else ''}</b>"
     if not line.hit:
         return "all sensors"
-    lost = chips(line.hit, line.hit) if line.kind != "removed" else _without(line.hit)
+    lost = chips(() if line.kind == "removed" else line.hit, line.hit)
     return f"{lost} {escape(how)}".strip()
 
 
-def _without(hit: Sequence[str]) -> str:
-    return chips((), hit)
-
-
-def curves(contents: Mapping[str, Content]) -> str:
+def curves(contents: Mapping[str, said.Content]) -> str:
     """Returns charts with a line for each model."""
     known = [row["miou"] for one in contents.values() for row in said.rows(one) if row["miou"] is not None]
     top = top_of(known)
@@ -157,7 +150,7 @@ def curves(contents: Mapping[str, Content]) -> str:
     return section("Degradation", f"<div class=grid>{charts}</div>" if charts else "", words)
 
 
-def _missing(contents: Mapping[str, Content], top: float) -> str:
+def _missing(contents: Mapping[str, said.Content], top: float) -> str:
     found = ""
     for kind in ("removed", "zeroed"):
         series = []
@@ -175,7 +168,7 @@ def _missing(contents: Mapping[str, Content], top: float) -> str:
     return found
 
 
-def _random(contents: Mapping[str, Content], top: float) -> str:
+def _random(contents: Mapping[str, said.Content], top: float) -> str:
     series = []
     for number, (name, one) in enumerate(contents.items()):
         clean, rows = said.clean(one), said.rows(one, "random")
@@ -191,7 +184,7 @@ def _random(contents: Mapping[str, Content], top: float) -> str:
     return card("Elements zeroed at random", "Mean over all sets of damaged sensors.", drawn)
 
 
-def folded(name: str, content: Content) -> str:
+def folded(name: str, content: said.Content) -> str:
     """Returns one model's own sections, folded up."""
     colours = content.get("colours") or {}
     body = overview.heat_map(content, colours) + degradation(content)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+Content = Mapping[str, Any]
+"""What stands in scores.json of one model."""
 Row = Mapping[str, Any]
 """One scenario."""
 
@@ -30,7 +32,7 @@ AXES = {
     "cloud": "share that is covered",
     "exposure": "stops too many or too few",
 }
-"""Families of noise → what their strength means."""
+"""Families of noise that fit a sensor → what their strength means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,17 @@ class Summed:
         return f"{words}, {sign}{self.strength}" if self.strength else words
 
 
-def modalities(content: Mapping[str, Any]) -> list[str]:
+def modalities(content: Content) -> list[str]:
     """Returns the model's modalities, in its order."""
     return list(content.get("modalities", ()))
 
 
-def alike(contents: Sequence[Mapping[str, Any]]) -> bool:
+def alike(contents: Sequence[Content]) -> bool:
     """Returns whether models have the same modalities, so that means over their subsets can be compared."""
     return len({frozenset(modalities(content)) for content in contents}) <= 1
 
 
-def rows(content: Mapping[str, Any], kind: str | None = None) -> list[Row]:
+def rows(content: Content, kind: str | None = None) -> list[Row]:
     """Returns scenarios, of one kind or all; without what is hit stands what is left out of the subset."""
     found: list[Row] = []
     for row in content.get("scenarios", ()):
@@ -70,19 +72,19 @@ def rows(content: Mapping[str, Any], kind: str | None = None) -> list[Row]:
     return found
 
 
-def clean(content: Mapping[str, Any]) -> Row | None:
+def clean(content: Content) -> Row | None:
     """Returns the scenario in which nothing is damaged."""
     return next((row for row in rows(content) if not row["hit"]), None)
 
 
-def damaged(content: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+def damaged(content: Content) -> Iterator[tuple[str, list[Row]]]:
     """Yields each kind and its scenarios, the clean one left out."""
     found = [row for row in rows(content) if row["hit"]]
     for kind in dict.fromkeys(row["scenario"] for row in found):
         yield kind, [row for row in found if row["scenario"] == kind]
 
 
-def summed(content: Mapping[str, Any]) -> list[Summed]:
+def summed(content: Content) -> list[Summed]:
     """Returns the figures of each kind, of one that has several strengths for each of them."""
     found = []
     for kind, figures in content.get("summary", {}).items():
@@ -98,7 +100,7 @@ def summed(content: Mapping[str, Any]) -> list[Summed]:
     return found
 
 
-def figure(content: Mapping[str, Any], kind: str, name: str) -> Any:
+def figure(content: Content, kind: str, name: str) -> Any:
     """Returns a figure of a kind without strengths, None where it is not there."""
     found = next((one for one in summed(content) if one.kind == kind and not one.strength), None)
     return None if found is None else found.figures.get(name)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rsseg.evaluate.page import content as said
 from rsseg.evaluate.page.charts import Axis, Series, bars, lines, top_of
 from rsseg.evaluate.page.marks import escape, key, section
 
-Content = Mapping[str, Any]
 
-_WHOLE = ("speckle", "elevation", "haze", "cloud", "exposure")
-"""Families of noise that fit a sensor: one chart each."""
-
-
-def degradation(content: Content) -> str:
+def degradation(content: said.Content) -> str:
     """Returns a chart for each way in which a sensor fails step by step."""
     known = [row["miou"] for row in said.rows(content) if row["miou"] is not None]
     top = top_of(known)
@@ -32,7 +26,7 @@ def card(heading: str, words: str, body: str) -> str:
     return f"<div class=card><h3>{escape(heading)}</h3><p class=soft>{escape(words)}</p>{body}</div>"
 
 
-def _missing(content: Content, top: float) -> str:
+def _missing(content: said.Content, top: float) -> str:
     series = []
     for number, kind in enumerate(("removed", "zeroed")):
         means = said.figure(content, kind, "by_missing") or ()
@@ -56,7 +50,7 @@ def share_axis(label: str) -> Axis:
     return Axis(label, tuple((k / 4, f"{25 * k}") for k in range(5)))
 
 
-def _random(content: Content, top: float) -> str:
+def _random(content: said.Content, top: float) -> str:
     rows, clean = said.rows(content, "random"), said.clean(content)
     series = []
     for hit in sorted({len(row["hit"]) for row in rows}):
@@ -78,7 +72,7 @@ def _known(points: Mapping[float, float | None]) -> tuple[tuple[float, float], .
     return tuple((x, y) for x, y in points.items() if y is not None)
 
 
-def _noise(content: Content, top: float) -> str:
+def _noise(content: said.Content, top: float) -> str:
     rows = said.rows(content, "noise")
     if not rows:
         return ""
@@ -89,11 +83,11 @@ def _noise(content: Content, top: float) -> str:
     )
 
 
-def _families(content: Content) -> Iterator[str]:
-    return (kind for kind in _WHOLE if said.rows(content, kind))
+def _families(content: said.Content) -> Iterator[str]:
+    return (kind for kind in said.AXES if said.rows(content, kind))
 
 
-def _family(content: Content, kind: str, top: float) -> str:
+def _family(content: said.Content, kind: str, top: float) -> str:
     rows = said.rows(content, kind)
     axis = _levels(rows, said.AXES[kind])
     name = said.KINDS[kind]
@@ -110,7 +104,7 @@ def _levels(rows: Sequence[said.Row], label: str) -> Axis:
     return Axis(label, tuple(ticks))
 
 
-def _curve(content: Content, rows: Sequence[said.Row]) -> tuple[tuple[float, float], ...]:
+def _curve(content: said.Content, rows: Sequence[said.Row]) -> tuple[tuple[float, float], ...]:
     """Returns the points of scenarios of rising strength, on the axis of `_levels`."""
     clean = said.clean(content)
     ordered = sorted(rows, key=lambda row: float(row["parameter"]))
@@ -118,14 +112,14 @@ def _curve(content: Content, rows: Sequence[said.Row]) -> tuple[tuple[float, flo
     return _known({0.0: None if clean is None else clean["miou"], **points})
 
 
-def _by_modality(content: Content, rows: Sequence[said.Row]) -> Iterator[Series]:
+def _by_modality(content: said.Content, rows: Sequence[said.Row]) -> Iterator[Series]:
     for number, name in enumerate(said.modalities(content)):
         own = [row for row in rows if list(row["hit"]) == [name]]
         if own:
             yield Series(name, _curve(content, own), number)
 
 
-def _partial(content: Content, top: float) -> str:
+def _partial(content: said.Content, top: float) -> str:
     rows, clean = said.rows(content, "partial"), said.clean(content)
     gone = {tuple(row["hit"]): row["miou"] for row in said.rows(content, "removed")}
     series = []
@@ -143,7 +137,7 @@ def _partial(content: Content, top: float) -> str:
     return card("Part of the footprint lost", "Of one sensor at a time, in swaths or polygons.", chart)
 
 
-def fragility(contents: Mapping[str, Content]) -> str:
+def fragility(contents: Mapping[str, said.Content]) -> str:
     """Returns a chart of what each sensor's loss costs, a bar for each model or each kind of loss."""
     wanted = [
         (name if len(contents) > 1 else said.KINDS[kind], said.figure(content, kind, "fragility"))

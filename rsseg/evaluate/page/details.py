@@ -13,8 +13,6 @@ from rsseg.evaluate.page.marks import chips, cut, escape, image, percent, sectio
 from rsseg.evaluate.page.overview import Colours, heat
 from rsseg.evaluate.pictures import Picture, Said
 
-Content = Mapping[str, Any]
-
 _WHY = {
     "best": "Best over all subsets",
     "fall": "Furthest fall from all sensors to the worst subset",
@@ -62,7 +60,7 @@ def _figure(picture: str, caption: str) -> str:
     return f"<figure><div class=pair>{picture}</div><figcaption>{caption}</figcaption></figure>"
 
 
-def scenarios(content: Content, colours: Colours) -> str:
+def scenarios(content: said.Content, colours: Colours) -> str:
     """Returns every damaged scenario by class, folded up by kind."""
     parts = []
     for kind, rows in said.damaged(content):
@@ -79,7 +77,7 @@ def scenarios(content: Content, colours: Colours) -> str:
     return section("All scenarios", "".join(parts), words)
 
 
-def provenance(contents: Mapping[str, Content]) -> str:
+def provenance(contents: Mapping[str, said.Content]) -> str:
     """Returns what was run, with what, and how it was scored."""
     parts = []
     for name, content in contents.items():
@@ -88,7 +86,7 @@ def provenance(contents: Mapping[str, Content]) -> str:
     return section("How this came to be", "".join(parts))
 
 
-def _run(content: Content) -> str:
+def _run(content: said.Content) -> str:
     versions = content.get("versions") or {}
     scenes = [str(scene) for scene in content.get("scenes", ())]
     facts = {
@@ -126,7 +124,7 @@ def _eroded(pixels: Any) -> str:
     return f"labels within {pixels} pixels of another class are not counted" if pixels else ""
 
 
-def _recipe(content: Content) -> str:
+def _recipe(content: said.Content) -> str:
     recipe = content.get("recipe")
     if not recipe:
         return ""

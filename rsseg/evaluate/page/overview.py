@@ -9,12 +9,11 @@ from typing import Any
 from rsseg.evaluate.page import content as said
 from rsseg.evaluate.page.marks import chips, cut, escape, percent, section
 
-Content = Mapping[str, Any]
 Colours = Mapping[str, str]
 """Class → #rrggbb."""
 
 
-def head(content: Content, title: str) -> str:
+def head(content: said.Content, title: str) -> str:
     """Returns title, verdict and tiles of one model."""
     return (
         f"<header><div class=head><h1>{escape(title)}</h1>"
@@ -23,7 +22,7 @@ def head(content: Content, title: str) -> str:
     )
 
 
-def notes(contents: Sequence[Content]) -> str:
+def notes(contents: Sequence[said.Content]) -> str:
     """Returns what must be known before any figure is believed."""
     data = (content.get("recipe", {}).get("data", {}) for content in contents)
     names = sorted({str(one.get("dataset", "")) for one in data if isinstance(one, Mapping)})
@@ -39,14 +38,14 @@ def notes(contents: Sequence[Content]) -> str:
     return "".join(f"<p class=callout>{escape(words)}</p>" for words in found)
 
 
-def _about(content: Content) -> str:
+def _about(content: said.Content) -> str:
     count = len(content.get("scenes", ()))
     scenes = f"{count} scene{'s' * (count != 1)}" if count else ""
     parts = [content.get("method"), content.get("backbone"), f"split {content.get('split', '?')}", scenes]
     return " · ".join(str(part) for part in parts if part)
 
 
-def verdict(content: Content) -> str:
+def verdict(content: said.Content) -> str:
     """Returns how well the model holds up, in one sentence or two, as HTML."""
     average = said.figure(content, "removed", "average")
     rows = [row for row in said.rows(content, "removed") if row["miou"] is not None]
@@ -72,7 +71,7 @@ def _with(row: said.Row) -> str:
     return f"<b>{percent(row['miou'])} %</b> with {names}{alone}"
 
 
-def _tiles(content: Content) -> str:
+def _tiles(content: said.Content) -> str:
     clean = said.clean(content) or {}
     expected = said.figure(content, "removed", "expected") or {}
     figures = {
@@ -91,7 +90,7 @@ def _tiles(content: Content) -> str:
     return f"<div class=tiles>{tiles}</div>" if tiles else ""
 
 
-def summary(contents: Mapping[str, Content]) -> str:
+def summary(contents: Mapping[str, said.Content]) -> str:
     """Returns the table of figures over scenarios, a line per kind and model."""
     groups: dict[str, list[tuple[str, Mapping[str, float | None]]]] = {}
     for name, content in contents.items():
@@ -138,7 +137,7 @@ def _group(
     return "".join(rows)
 
 
-def heat_map(content: Content, colours: Colours) -> str:
+def heat_map(content: said.Content, colours: Colours) -> str:
     """Returns mIoU, accuracy and each class's IoU of every subset."""
     rows = sorted(said.rows(content, "removed"), key=lambda row: len(row["hit"]))
     words = (
@@ -151,7 +150,7 @@ def heat_map(content: Content, colours: Colours) -> str:
     return section("Subsets and classes", f"<div class=card><div class=scroll>{table}</div></div>", words)
 
 
-def heat(content: Content, rows: Sequence[said.Row], colours: Colours, caption: str) -> str:
+def heat(content: said.Content, rows: Sequence[said.Row], colours: Colours, caption: str) -> str:
     """Returns a table of scenarios by class, in which larger figures have a stronger colour.
 
     Args:

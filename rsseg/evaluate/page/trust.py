@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rsseg.evaluate.page import content as said
 from rsseg.evaluate.page.charts import reliability, stack
 from rsseg.evaluate.page.curves import card
 from rsseg.evaluate.page.marks import chips, cut, escape, percent, section
 
-Content = Mapping[str, Any]
 
-
-def calibration(content: Content) -> str:
+def calibration(content: said.Content) -> str:
     """Returns reliability diagrams of clean input, and of the subset and the damage that are furthest off."""
     bins = content.get("reliability") or {}
     rows = [row for row in said.rows(content) if row.get("key") in bins and row.get("ece") is not None]
@@ -29,7 +26,9 @@ def calibration(content: Content) -> str:
     return section("Calibration", f"<div class=grid>{''.join(drawn)}</div>" if drawn else "", words)
 
 
-def _diagram(content: Content, row: said.Row, bins: Sequence[Sequence[float | None]], number: int) -> str:
+def _diagram(
+    content: said.Content, row: said.Row, bins: Sequence[Sequence[float | None]], number: int
+) -> str:
     names = [name for name in said.modalities(content) if name not in row["hit"]]
     kind = said.KINDS.get(row["scenario"], str(row["scenario"]))
     heading = "All sensors" if not row["hit"] else kind[0].upper() + kind[1:]
@@ -39,7 +38,7 @@ def _diagram(content: Content, row: said.Row, bins: Sequence[Sequence[float | No
     return card(heading, f"ECE {percent(row['ece'])} %", f"<p>{left}</p>{chart}")
 
 
-def contributions(content: Content) -> str:
+def contributions(content: said.Content) -> str:
     """Returns each sensor's share in the fusion, by class and scale."""
     found = content.get("contributions") or {}
     names = said.modalities(content)

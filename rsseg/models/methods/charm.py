@@ -225,7 +225,7 @@ class Charm(Segmenter[Answering]):
         alone = [m.individual(*drawn) for m, *drawn in zip(maps, asking, answering, strict=True)]
         branches = [torch.cat(pair) for pair in zip(fused, alone, strict=True)]
         logits, single = self.decoder(branches, target.shape[-2:]).chunk(2)
-        heard = _heard(asking, answering, state.packed().pixels)
+        heard = _heard(asking, answering, state.pixels[:, state.there])
         return {
             "collaborative": self.col_weight * cross_entropy(logits, target),
             "individual": self.ine_weight * cross_entropy(single, target.masked_fill(~heard, IGNORED)),
