@@ -321,7 +321,7 @@ def each(recipe: Recipe | Joint, only: str | None = None) -> dict[str, Recipe]:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of recipes, of one data set or several."""
-    return TypeAdapter(Recipe | Joint).json_schema()
+    return {"title": "Recipe", **TypeAdapter(Recipe | Joint).json_schema()}
 
 
 def dump(recipe: Recipe | Joint) -> str:
