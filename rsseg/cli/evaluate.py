@@ -160,7 +160,8 @@ def _each(
             console.show(f"data set {one.dataset}")
             _show(done, None, paths, as_json=False)
     averages = {name: content["summary"]["removed"]["average"] for name, content in contents.items()}
-    mean = scores.number(sum(averages.values()) / len(averages))
+    known = [value for value in averages.values() if value is not None]
+    mean = sum(known) / len(known) if len(known) == len(averages) else None
     summed = {"model": str(models[0]), "split": first.split, "averages": averages, "average": mean}
     scores.write_json(summed, path)
     if as_json:

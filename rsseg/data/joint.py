@@ -111,21 +111,22 @@ class JointDraws(Sampler[Draw]):
 class JointGrid(Sampler[Draw]):
     """The windows of every data set, one data set after another: for validation."""
 
-    def __init__(self, sets: Sequence[GridTiles], batch: int) -> None:
+    def __init__(self, sets: Sequence[GridTiles | Part], batch: int) -> None:
         """Lays out the batches.
 
         Args:
             sets: windows of each data set.
             batch: tiles in a batch.
         """
-        self.sets: Sequence[GridTiles | Part] = sets
+        self.sets = sets
         self.batch = batch
 
     def part(self, rank: int, ranks: int) -> JointGrid:
         """Returns what one of several processes reads: every window of a data set counts once."""
-        if ranks > 1:
-            self.sets = [Part(one, rank, ranks, fill=True) for one in self.sets if isinstance(one, GridTiles)]
-        return self
+        if ranks == 1:
+            return self
+        whole = [one for one in self.sets if isinstance(one, GridTiles)]
+        return JointGrid([Part(one, rank, ranks, fill=True) for one in whole], self.batch)
 
     def __len__(self) -> int:
         return sum(-(-len(one) // self.batch) for one in self.sets)

@@ -82,7 +82,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     if _is_torchscript(path):
-        convert = f"torch.save(torch.jit.load('{path}').state_dict(), '{path.with_suffix('.pth')}')"
+        load = f"torch.jit.load('{path}', map_location='cpu')"
+        convert = f"torch.save({load}.state_dict(), '{path.with_suffix('.pth')}')"
         raise ModelError(
             f"weights {path}: a TorchScript archive can run code; where you trust it, run: "
             f'python -c "import torch; {convert}"'

@@ -148,6 +148,8 @@ def fit(
         segmenter.check_tile(one.recipe.predict_tile)
     scenes = sets.opened(facts)
     if recipe.model.weights is not None or segmenter.unfetched:
+        # what is not fetched starts as if it were built for the first time, whatever the options
+        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
         segmenter = facts.network(recipe.model.weights, fetch=True)
     for line in sets.counts(scenes):
         say(line)

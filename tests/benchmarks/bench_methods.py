@@ -1,7 +1,7 @@
 """Methods: a training step and a forward pass of each, against `mean`; what each costs at 512²."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -14,16 +14,15 @@ from rsseg.models.segmenter import Segmenter
 
 CHANNELS = {"rgb": 3, "nir": 1, "dsm": 1}
 
-SHARING = ("mean", "sgma", "charm")
+SHARING = ("mean", "sgma", "charm", "clip_lora")
 """Methods whose subsets share the encoding of each modality; those of equiseg share the first stage alone."""
-
 
 OPTIONS = {"clip_lora": {"clip_weights": None}}
 """Random weights cost what learned ones do."""
 
 
-def made(method: str, backbone: str) -> Segmenter:
-    return build(method, modalities=CHANNELS, classes=5, backbone=backbone, options=OPTIONS.get(method))
+def made(method: str, backbone: str, channels: Mapping[str, int] = CHANNELS) -> Segmenter:
+    return build(method, modalities=channels, classes=5, backbone=backbone, options=OPTIONS.get(method))
 
 
 @pytest.mark.parametrize("backbone", ["mit_b0", "pvt_v2_b2"])
@@ -86,7 +85,7 @@ def bench_subsets(modalities, limit):
     print(f"\n{len(chosen)} subsets, pvt_v2_b2 at {size}², one thread, against one pass with all modalities")
     ratios = {}
     for name in (*SHARING, "equiseg"):
-        model = build(name, modalities=channels, classes=5, backbone="pvt_v2_b2").eval()
+        model = made(name, "pvt_v2_b2", channels).eval()
         with torch.inference_mode():
             one = _processor(lambda model=model: model(images, valid))
             every = _processor(lambda model=model: model.forward_subsets(images, valid, chosen))

@@ -304,6 +304,9 @@ def test_a_model_file_s_weights_need_no_fetching(make, views):
     ("options", "words"),
     [
         ({"clip": "ViT-B-23"}, "unknown clip 'ViT-B-23'; did you mean ViT-B-32\\?"),
+        ({"clip": "hf-hub:somebody/model"}, "unknown clip 'hf-hub:somebody/model'"),
+        ({"clip": "local-dir:."}, "unknown clip 'local-dir:.'"),
+        ({"clip": "ViT-L-14-CLIPA"}, "clip ViT-L-14-CLIPA: not the plain transformers"),
         ({"clip": "RN50"}, "clip RN50: not the plain transformers of CLIP; use one such as"),
         ({"clip": "ViT-B-16-SigLIP"}, "clip ViT-B-16-SigLIP: not the plain transformers"),
         ({"clip": False}, "option clip: False does not fit; expected str or null"),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import rasterio
 import torch
@@ -235,6 +236,52 @@ def test_a_resumed_run_gives_the_same_file(content, finished, tmp_path):
     assert (out / "metrics.csv").read_text() == (finished / "metrics.csv").read_text()
     one, two = (load_any(folder / "best.safetensors").segmenter.state_dict() for folder in (finished, out))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+@pytest.fixture
+def clip(content) -> dict:
+    """The same run with a CLIP of two narrow layers and random weights."""
+    open_clip.add_model_config(Path(__file__).parents[1] / "models" / "rsseg-tiny.json")
+    options = {"decoder_width": 16, "clip": "rsseg-tiny", "clip_weights": None}
+    return content | {"model": content["model"] | {"method": "clip_lora", "options": options}}
+
+
+@pytest.mark.slow
+def test_a_model_that_clip_guides_is_resumed_scored_and_used(clip, floods, tmp_path, capsys):
+    whole, out, stopper = fit(recipes.parse(clip, "both"), tmp_path / "whole"), tmp_path / "run", Stopper()
+    with pytest.raises(StopError):
+        fit(recipes.parse(clip, "both"), out, bars=(stopper,))
+    fit(recipes.parse(clip, "both"), out, resume=True, bars=(stopper,))
+    states = [load_any(path).segmenter.state_dict() for path in (whole, out / "best.safetensors")]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    code, shown, said = run(
+        capsys, "evaluate", whole, "--out", tmp_path / "ev", "--no-report", "--quiet", "--json"
+    )
+    assert code == 0, said
+    assert set(json.loads(shown)["averages"]) == {"city", "floods"}
+    given = ("--file", f"s2_13={floods / 'test_0_S2Hand.tif'}", "--out", tmp_path / "maps", "--quiet")
+    code, shown, said = run(capsys, "predict", whole, *given)
+    assert code == 0, said
+    assert colours(Path(shown.split()[0]))[0] <= {0, 1, 255}
+
+
+@pytest.mark.slow
+def test_every_rung_of_the_ladder_starts_training_from_the_same_weights(clip, tmp_path):
+    """Also the one whose network is built a second time, to fetch weights."""
+    starts = []
+
+    class First(Callback):
+        def on_train_start(self, trainer, pl_module) -> None:
+            state = pl_module.segmenter.state_dict()
+            starts.append({k: v.clone() for k, v in state.items() if k.startswith(("backbone", "decoder"))})
+            raise StopError
+
+    for number, options in enumerate(({"clip": None, "aligned": False, "dsrm": False}, {})):
+        changed = json.loads(json.dumps(clip))
+        changed["model"]["options"] |= options
+        with pytest.raises(StopError):
+            fit(recipes.parse(changed, "both"), tmp_path / str(number), bars=(First(),))
+    assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Guide(nn.Module):
     def __init__(self, plan: Plan, clip: str, weights: str | None, rank: int, channels: int) -> None:
         super().__init__()
         names = dict(sorted(plan.modalities.items()))
-        built = build_clip(clip, weights if plan.fetch else None)
+        built = build_clip(clip, weights if plan.fetch else None, texts=plan.fetch)
         self.alignment = Alignment(len(names), plan.classes, int(built.visual.output_dim))
         if plan.fetch:  # else the texts come with the model file
             self.alignment.fill(built, list(names), plan.labels or _numbered(plan.classes))

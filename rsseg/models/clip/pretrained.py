@@ -15,17 +15,20 @@ _ORIGINAL = ("input_resolution", "context_length", "vocab_size")
 """What OpenAI's own files hold beside the weights."""
 
 
-def build_clip(name: str, weights: str | None) -> open_clip.CLIP:
+def build_clip(name: str, weights: str | None, *, texts: bool = True) -> open_clip.CLIP:
     """Returns both towers.
 
     Args:
         name: of an architecture whose image tower is a plain vision transformer, e.g. "ViT-B-32".
         weights: a tag of open_clip, the path of a local file, or None for random ones.
+        texts: whether the text tower will be used; else it is a stub, and `weights` are None.
 
     Raises:
         ModelError: unknown or other architecture, or weights that cannot be had or do not fit.
     """
     config = _config(name)
+    if not texts:
+        config["text_cfg"] |= {"layers": 1, "vocab_size": 1}
     clip = open_clip.CLIP(**config)
     if weights is not None:
         _load(clip, _file(name, weights), weights, quick=bool(config.get("quick_gelu")))
@@ -33,20 +36,21 @@ def build_clip(name: str, weights: str | None) -> open_clip.CLIP:
 
 
 def _config(name: str) -> dict[str, Any]:
-    config: dict[str, Any] | None = open_clip.get_model_config(name)
-    if config is None:
+    # other names would be looked for on the network, or taken for folders
+    if name not in open_clip.list_models():
         near = difflib.get_close_matches(name, open_clip.list_models(), n=1)
         raise ModelError(
             f"unknown clip {name!r}; {f'did you mean {near[0]}? ' if near else ''}"
             "known: the ViT models of open_clip.list_models(), or null"
         )
+    config: dict[str, Any] = open_clip.get_model_config(name)
     vision, text = config["vision_cfg"], config["text_cfg"]
     foreign = (
         "custom_text" in config
         or "multimodal_cfg" in config
         or "timm_model_name" in vision
         or isinstance(vision["layers"], list)
-        or "hf_model_name" in text
+        or {"hf_model_name", "hf_tokenizer_name"} & text.keys()
     )
     if foreign:
         raise ModelError(

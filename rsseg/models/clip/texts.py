@@ -64,6 +64,10 @@ class Alignment(nn.Module):
             embeddings: of images, (B, M, E).
             shown: which classes they show, (B, M, K), boolean; none where nothing is valid.
         """
+        with torch.autocast(embeddings.device.type, enabled=False):  # scores reach ±100
+            return self._cross_entropy(embeddings, shown)
+
+    def _cross_entropy(self, embeddings: Tensor, shown: Tensor) -> Tensor:
         counted = shown.any(-1)  # (B, M)
         images = F.normalize(embeddings[counted].float(), dim=-1)  # (P, E)
         classes, modality = shown[counted], counted.nonzero()[:, 1]  # (P, K), (P,)

@@ -41,9 +41,11 @@ class ClipLora(Segmenter[Guided]):
     Each (sample, modality) pair goes through the frozen tower with the modality's own LoRA adapters.  Its
     embedding and a few tokens are the pair's *control prompts*: they change the backbone's input embeddings
     through a bridge (`aligned`: by way of learnable prompts), and the mean embedding of the modalities that
-    are present conditions a refinement after each stage (`dsrm`, with the data set of a joint run).  A text
-    tower is used once, when the network is built, for the alignment loss.  All gates start at 0: the network
-    starts as `mean`, and without its three parts it is `mean`.
+    are present conditions a refinement of each stage's fused features before the decoder (`dsrm`, with the
+    data set of a joint run); the next stage does not see it [inferred].  Prompts are made per pair, so that
+    any subset has its own; the notes make them of all sensors at once [inferred].  A text tower is used once,
+    when the network is built, for the alignment loss.  All gates start at 0: the network starts as `mean`,
+    and without its three parts it is `mean`.
 
     Objective: CE + align_weight · InfoNCE(image, text), from start to end and at one learning rate [inferred:
     the notes propose two stages, and a tenth of the rate for adapters].  Trained are adapters, projections,
