@@ -224,7 +224,9 @@ def _counts(shares: Sequence[float], x: Place) -> str:
     return "".join(columns)
 
 
-def forest(words: str, span: float, interval: tuple[float, float, float], number: int) -> str:
+def forest(
+    words: str, span: float, interval: tuple[float, float, float], number: int, width: int = 160
+) -> str:
     """Returns a difference and its interval on an axis from −span to span.
 
     Args:
@@ -232,11 +234,13 @@ def forest(words: str, span: float, interval: tuple[float, float, float], number
         span: largest value of the axis, a share.
         interval: value, low and high, shares.
         number: of the colour.
+        width: of the drawing, pixels.
     """
-    value, low, high = (80 + 76 * max(-1.0, min(1.0, part / span)) for part in interval)
+    middle = width // 2
+    value, low, high = (middle + (middle - 4) * max(-1.0, min(1.0, part / span)) for part in interval)
     return (
-        f'<svg class="forest" viewBox="0 0 160 16" width="160" height="16" role="img" '
-        f'aria-label="{escape(words)}"><path class="axis" d="M80 0V16"/><g class="{tone(number)}">'
+        f'<svg class="forest" viewBox="0 0 {width} 16" width="{width}" height="16" role="img" '
+        f'aria-label="{escape(words)}"><path class="axis" d="M{middle} 0V16"/><g class="{tone(number)}">'
         f'<path class="curve" d="M{low:.1f} 8H{high:.1f}"/>{sign(number, value, 8)}</g></svg>'
     )
 

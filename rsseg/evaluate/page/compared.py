@@ -102,7 +102,7 @@ def _table(comparison: Comparison, chosen: Sequence[Line]) -> str:
     )
     span = max((_reach(one) for line in chosen for one in line.difference), default=0.0) or 0.01
     body = "".join(_row(comparison, line, span) for line in chosen)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table class=sides><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _reach(one: Interval) -> float:
@@ -112,15 +112,22 @@ def _reach(one: Interval) -> float:
 
 def _row(comparison: Comparison, line: Line, span: float) -> str:
     cells = [f"<th scope=row>{_name(comparison, line)}</th>", f"<td class=n>{_miou(line.miou[0])}</td>"]
+    narrow = len(comparison.models) > 3  # wider ones would not fit a laptop
     for number, (miou, one) in enumerate(zip(line.miou[1:], line.difference[1:], strict=True), 1):
-        kind = ("up" if one.value > 0 else "down") if one.clear else "plain"
-        text = f"<span class={kind}>{points(one.value)}</span>"
-        drawn = ""
-        if one.low == one.low:
-            text += f" <span class=soft>{points(one.low)} to {points(one.high)}</span>"
-            drawn = forest(f"{points(one.value)} points", span, (one.value, one.low, one.high), number)
-        cells.append(f"<td class=n>{_miou(miou)}</td><td class=near>{text}</td><td>{drawn}</td>")
+        cells.append(f"<td class=n>{_miou(miou)}</td>{_difference(one, span, number, narrow=narrow)}")
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _difference(one: Interval, span: float, number: int, *, narrow: bool) -> str:
+    """Returns two cells: how far a model is from the first one, in words and drawn."""
+    kind = ("up" if one.value > 0 else "down") if one.clear else "plain"
+    text, drawn = f"<span class={kind}>{points(one.value)}</span>", ""
+    if one.low == one.low:
+        below = "<br>" if narrow else " "
+        text += f"{below}<span class=soft>{points(one.low)} to {points(one.high)}</span>"
+        interval = (one.value, one.low, one.high)
+        drawn = forest(f"{points(one.value)} points", span, interval, number, 68 if narrow else 160)
+    return f"<td class=near>{text}</td><td>{drawn}</td>"
 
 
 def _miou(one: Interval) -> str:

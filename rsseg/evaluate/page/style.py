@@ -89,6 +89,7 @@ td.top{font-weight:700}
 .windows .looks{gap:14px 12px;margin:10px 0 4px}
 .windows>.legend{margin:0 0 12px}
 td.near,table.shares td{white-space:nowrap}
+table.sides th[scope=row]{min-width:22ch}
 table.shares svg{display:block;width:100%;min-width:84px;height:14px;margin:2px 0}
 .windows h4{margin:12px 0 0;font-size:13px;font-weight:600;color:var(--soft)}
 figcaption b{font-weight:600}
