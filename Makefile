@@ -39,6 +39,7 @@ bench: .venv/ready  ## speed, as ratios measured in one run
 
 evidence: .venv/ready  ## the experiments of LOG.md
 	$(BIN)/python tests/evidence/compare_methods.py
+	$(BIN)/python tests/evidence/compare_universal.py
 
 clean:
 	rm -rf .venv demo

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-_CITY = ["--train", "16", "--val", "3", "--test", "6", "--modalities", "rgb,nir,dsm", "--seed", "1"]
+CITY = ["--train", "16", "--val", "3", "--test", "6", "--modalities", "rgb,nir,dsm", "--seed", "1"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def compare(folder: Path, comparison: Comparison, changes: Sequence[str]) -> str
     """Runs all rows and returns the table in Markdown."""
     city = folder.parent / "city"
     if comparison.simulated and not city.exists():
-        rsseg("simulate", str(city), *_CITY)
+        rsseg("simulate", str(city), *CITY)
     jobs = [(name, seed) for seed in comparison.seeds for name in comparison.rows]
     with ThreadPoolExecutor(int(os.environ.get("RSSEG_EVIDENCE_RUNS", "2"))) as pool:
         results = pool.map(lambda job: score(folder, comparison, job[0], job[1], changes), jobs)
