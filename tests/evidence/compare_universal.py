@@ -41,18 +41,20 @@ def recipes(folder: Path, epochs: int, given: Mapping[str, Any]) -> dict[str, Pa
         if part["name"] == "city":
             part["root"] = str(folder.parent / "city")
     tiles = {part["name"]: part["samples"] for part in whole["data"]}
-    chances = {name: count ** (1 / whole["train"].pop("temperature")) for name, count in tiles.items()}
-    whole["train"] |= {"epochs": epochs, "val_every": epochs, "batch": BATCH}
+    train = {**whole.pop("train"), "epochs": epochs, "val_every": epochs, "batch": BATCH}
+    temperature = train.pop("temperature")
+    chances = {name: count ** (1 / temperature) for name, count in tiles.items()}
     found = {}
     for row, options in LADDER.items():
         model = {**whole["model"], "method": "clip_lora", "options": {**given, **options}}
-        found[row] = _written(folder, row, {**whole, "model": model})
+        joint = {**train, "temperature": temperature}
+        found[row] = _written(folder, row, {**whole, "model": model, "train": joint})
         for part in whole["data"] if row in SPECIALISTS else ():
             share = chances[part["name"]] / sum(chances.values())
             alone = {key: value for key, value in part.items() if key != "name"}
             alone["samples"] = round(share * sum(tiles.values()) / BATCH) * BATCH
             name = f"{row} | {part['name']}"
-            found[name] = _written(folder, name, {**whole, "model": model, "data": alone})
+            found[name] = _written(folder, name, {**whole, "model": model, "train": train, "data": alone})
     return found
 
 
