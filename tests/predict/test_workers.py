@@ -317,10 +317,11 @@ def session(pid: int) -> int | None:
 
 
 SCRIPT = """
-import pickle, sys
+import pickle, signal, sys
 from rsseg.predict import workers
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     with open(sys.argv[1], "rb") as file:
         workers.run(pickle.load(file), 2)
 """
