@@ -226,8 +226,9 @@ def load_model(path: Path, device: torch.device | str = "cpu", dataset: str | No
         CheckpointError: no such file, no model file, damaged, or of another version; a joint model and no
             data set of it, or the other way round.
     """
-    require_choice(path, any_header_of(path), dataset)
-    model = load_any(path, device)
+    header = any_header_of(path)
+    require_choice(path, header, dataset)
+    model = _loaded(path, header, device)
     return model.of(dataset or "") if isinstance(model, JointModel) else model
 
 
@@ -241,7 +242,11 @@ def load_any(path: Path, device: torch.device | str = "cpu") -> Model | JointMod
     Raises:
         CheckpointError: no such file, no model file, damaged, or of another version.
     """
-    header = any_header_of(path)
+    return _loaded(path, any_header_of(path), device)
+
+
+def _loaded(path: Path, header: Header | JointHeader, device: torch.device | str) -> Model | JointModel:
+    """Returns the model in a file whose header has been read."""
     try:
         known = JointFacts.of(header) if isinstance(header, JointHeader) else _facts(header)
         segmenter = known.network(weights=None)

@@ -188,12 +188,12 @@ class JointTrain(Train):
     """A batch is of data set i with a chance ∝ n^(1/temperature), n its tiles per epoch: 1 as they come."""
 
 
-class Recipe(Section):
-    """All decisions of a run."""
+class _Decisions(Section):
+    """What a run on one data set and a run on several decide alike."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
     """Folder under runs/; the file's own name where absent."""
-    data: Data
+    data: Data | tuple[Part, ...]
     model: Model
     train: Train = Field(default_factory=Train)
     trainer: dict[str, Any] = Field(default_factory=dict)
@@ -201,6 +201,12 @@ class Recipe(Section):
     predict: Predict = Field(default_factory=Predict)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
     """Of everything that is drawn."""
+
+
+class Recipe(_Decisions):
+    """All decisions of a run."""
+
+    data: Data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -220,20 +226,12 @@ class Recipe(Section):
         return self.predict_tile // 4 if self.predict.overlap is None else self.predict.overlap
 
 
-class Joint(Section):
+class Joint(_Decisions):
     """All decisions of one run on several data sets, each with modalities and classes of its own."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "run"
-    """Folder under runs/; the file's own name where absent."""
     data: Annotated[tuple[Part, ...], Field(min_length=1)]
     """The data sets; classes of one name are one class, in the order in which they first appear."""
-    model: Model
     train: JointTrain = Field(default_factory=JointTrain)
-    trainer: dict[str, Any] = Field(default_factory=dict)
-    """Handed to lightning.Trainer as it is: precision, accelerator, devices, …"""
-    predict: Predict = Field(default_factory=Predict)
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
-    """Of everything that is drawn."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -105,8 +105,7 @@ def batches(
     """
     if isinstance(facts, Facts):
         train, val, grid, augment = _parts(facts, scenes[""])
-        first, second, change = (train, samplers[""]), (val, grid), augment
-        return _scene_data(facts.recipe, train=first, val=second, augment=change)
+        return _scene_data(facts.recipe, train=(train, samplers[""]), val=(val, grid), augment=augment)
     recipe, parts = facts.recipe, [_parts(one, scenes[name]) for name, one in facts.sets.items()]
     draws = JointDraws(list(samplers.values()), recipe.train.batch, recipe.train.temperature, recipe.seed)
     grids = JointGrid([grid for _, _, grid, _ in parts], recipe.train.batch)

@@ -98,7 +98,7 @@ class Equiseg(Segmenter[Encoded]):
 
     def _exchanged(self, state: Encoded) -> list[Tensor]:
         """Returns the pyramid of each modality that is there, (B, M, C, h, w), 0 where not valid."""
-        names = [list(self.modalities)[m] for m in state.there]
+        names = self._there(state)
         asking = [m for m, name in enumerate(names) if name in self.asking]
         state = state.packed()
         batch = state.pixels.shape[0]
@@ -116,16 +116,17 @@ class Equiseg(Segmenter[Encoded]):
         return list(torch.split(self.backbone.stage(number, torch.cat(list(features))), counts))
 
     def _decoded(self, pyramid: Sequence[Tensor], state: Encoded) -> Tensor:
-        counted = [self._counted(valid, state.there) for valid in state.packed().valid]
-        fused = [mean_valid(f, v) for f, v in zip(pyramid, counted, strict=True)]
+        asking = [name in self.asking for name in self._there(state)]
+        asks = torch.tensor(asking, device=state.pixels.device)[:, None, None]
+        valid = state.packed().valid
+        fused = [mean_valid(f, _counted(v, asks)) for f, v in zip(pyramid, valid, strict=True)]
         logits: Tensor = self.decoder(fused, state.pixels.shape[-2:])
         return logits
 
-    def _counted(self, valid: Tensor, there: Sequence[int]) -> Tensor:
-        """Returns which modalities the decoder sees, (B, M, h, w): those that ask, if one is valid there."""
-        names = [list(self.modalities)[m] for m in there]
-        asks = torch.tensor([name in self.asking for name in names], device=valid.device)[:, None, None]
-        return valid & (asks | ~(valid & asks).any(1, keepdim=True))
+    def _there(self, state: Encoded) -> list[str]:
+        """Returns the names of the modalities that some sample of the batch has."""
+        names = list(self.modalities)
+        return [names[m] for m in state.there]
 
     def _guidance(self, pyramid: Sequence[Tensor], state: Encoded, target: Tensor) -> Tensor:
         """Returns the mean over the guided stages; the same modalities teach at all of them."""
@@ -134,6 +135,11 @@ class Equiseg(Segmenter[Encoded]):
         with torch.autocast(target.device.type, enabled=False):  # sums over a stage overflow in 16 bits
             means = [class_means(f.float(), v, target, self.classes) for f, v in stages]
             return torch.stack([guidance(*found, teaching) for found in means]).mean()
+
+
+def _counted(valid: Tensor, asks: Tensor) -> Tensor:
+    """Returns which modalities the decoder sees, (B, M, h, w): those that ask, if one is valid there."""
+    return valid & (asks | ~(valid & asks).any(1, keepdim=True))
 
 
 def _require(plan: Plan, primary: str, sgm_weight: float, stages: int) -> None:
